@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from experiments.data import Example, collate
 from experiments.head import token_logps
 from experiments.layout import Layout, arrange
+from experiments.linear import use_onednn
 from methods.types import Outputs, Role, Tokens
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Policy(nn.Module):
         self.causal: Any = model
         self.model: Any = _adapted(model, lora_rank, seed) if lora_rank else model
         self.has_adapter = bool(lora_rank)
+        use_onednn(self.model)
         config = model.config.get_text_config()
         self.hidden_size = int(config.hidden_size)
         self.cap = getattr(config, "final_logit_softcapping", None)
@@ -56,12 +58,18 @@ class Policy(nn.Module):
         return "shared" if self.share_prompts else "padded"
 
     def forward(
-        self, blocks: Mapping[Role, Tokens], *, logps: bool = True, hidden: bool = False, padded_hidden: bool = False
+        self,
+        blocks: Mapping[Role, Tokens],
+        *,
+        logps: bool = True,
+        hidden: bool = False,
+        padded_hidden: bool = False,
+        states: bool = False,
     ) -> dict[Role, Outputs]:
         """All blocks in one pass. `padded_hidden` takes the padded layout; `logps=False` skips the head."""
         layout = arrange(blocks, share=self.share_prompts and not padded_hidden).to(self.device)
-        states = self._states(layout)
-        flat = states.flatten(0, 1)
+        final = self._states(layout)
+        flat = final.flatten(0, 1)
         if logps:
             weight = self.causal.get_output_embeddings().weight
             values = token_logps(flat[layout.predict], weight, layout.targets, cap=self.cap, scale=self.scale)
@@ -76,9 +84,11 @@ class Policy(nn.Module):
                 place, torch.tensor(True, device=self.device)
             )
             scattered = values.new_zeros(shape).index_put(place, values[mine])
-            latent = flat.new_zeros(*shape, flat.shape[-1]).index_put(place, flat[layout.at[mine]]) if hidden else None
-            padded = states[rows : rows + shape[0]] if padded_hidden else None
-            outputs[role] = Outputs(scattered, mask, latent, padded)
+            empty = flat.new_zeros(*shape, flat.shape[-1]) if hidden or states else None
+            latent = empty.index_put(place, flat[layout.at[mine]]) if empty is not None and hidden else None
+            before = empty.index_put(place, flat[layout.predict[mine]]) if empty is not None and states else None
+            padded = final[rows : rows + shape[0]] if padded_hidden else None
+            outputs[role] = Outputs(scattered, mask, latent, padded, before)
             rows += shape[0]
         return outputs
 

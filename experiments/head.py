@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from experiments.linear import product
+
 CHUNK = 1024  # tokens whose logits exist at a time
 
 
@@ -16,7 +18,7 @@ class _TokenLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None, scale: float) -> Tensor:
-        logps = hidden.new_empty(len(hidden), dtype=torch.float32)
+        logps = hidden.new_empty(len(hidden), dtype=_precise(hidden.dtype))
         normalizers = torch.empty_like(logps)
         for i in range(0, len(hidden), CHUNK):
             part = slice(i, i + CHUNK)
@@ -35,14 +37,15 @@ class _TokenLogps(torch.autograd.Function):
         for i in range(0, len(hidden), CHUNK):
             part = slice(i, i + CHUNK)
             logits = _logits(hidden[part], weight, ctx.cap, ctx.scale)
-            grad = grads[0][part, None]
-            to_logits = -(logits - normalizers[part, None]).exp() * grad
+            grad = grads[0][part, None] * ctx.scale
+            slope = None if ctx.cap is None else 1 - (logits / ctx.cap).square()
+            to_logits = logits.sub_(normalizers[part, None]).exp_().mul_(-grad)
             to_logits.scatter_add_(-1, targets[part, None], grad)
-            if ctx.cap is not None:
-                to_logits *= 1 - (logits / ctx.cap).square()
-            to_logits = (to_logits * ctx.scale).to(weight.dtype)
+            if slope is not None:
+                to_logits *= slope
+            to_logits = to_logits.to(weight.dtype)
             if to_hidden is not None:
-                to_hidden[part] = to_logits @ weight
+                to_hidden[part] = product(to_logits, weight.T)
             if to_weight is not None:
                 to_weight += to_logits.T @ hidden[part]
         return to_hidden, to_weight, None, None, None
@@ -61,6 +64,20 @@ def token_logps(
     return logps
 
 
+def next_token_logps(
+    hidden: Float[Tensor, "m d"], weight: Float[Tensor, "v d"], *, cap: float | None = None, scale: float = 1.0
+) -> Float[Tensor, "m v"]:
+    """log π(· | hidden) in nats over the whole vocabulary: for few tokens at a time."""
+    return _logits(hidden, weight, cap, scale).log_softmax(-1)
+
+
 def _logits(hidden: Tensor, weight: Tensor, cap: float | None, scale: float) -> Tensor:
-    logits = (hidden @ weight.T).float() * scale
+    logits = product(hidden, weight).to(_precise(hidden.dtype))
+    if scale != 1:
+        logits = logits * scale
     return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    """float32, or what is finer."""
+    return torch.promote_types(dtype, torch.float32)

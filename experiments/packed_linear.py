@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from experiments.linear import Linear
+
 NUM_ROWS = 16  # what weights are laid out for; other numbers of rows work as well
 MAX_COPY = 2**31  # bytes of a second, packed copy of the weights; larger models go unpacked (a quarter slower)
 
@@ -26,7 +28,11 @@ def packed_linears(model: nn.Module) -> Iterator[None]:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         yield
         return
-    layers = [m for m in model.modules() if type(m) is nn.Linear and _is_eligible(m.weight)]
+    layers = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.Linear) and type(m) in (nn.Linear, Linear) and _is_eligible(m.weight)
+    ]
     copy = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers) <= MAX_COPY
     try:
         for layer in layers:
