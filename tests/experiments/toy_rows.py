@@ -3,18 +3,36 @@
 from typing import Any
 
 import numpy as np
+import torch
 
 from experiments.data import Example, Sequence
 from experiments.experiment import Training
 from experiments.forward import Policy, score
-from experiments.sources import Pairs
+from experiments.rollouts import Rollouts
+from experiments.sources import Pairs, Source
 from experiments.trainer import Trainer
-from methods import resolve
+from methods import METHODS, resolve
+from methods.protocols import TextLearner
 from registry import override
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_tokenizer
 
 ROLES = ("chosen", "rejected", "expert", "mismatched")
 SMALL_ADVERSARY = {"latent.width": 16, "latent.heads": 2, "latent.feed_forward": 16, "latent.layers": 1}
+SMALL_SAMPLING = {"sampling.num_generations": 3, "sampling.max_new_tokens": 8}
+# Whose networks read text: they are run in test_rounds.py
+READERS = [name for name in METHODS if any(isinstance(p, TextLearner) for p in METHODS[name].spec.parts.values())]
+
+
+def vowels(rows: Any, responses: Any) -> list[float]:
+    """A reward that some samples earn and others do not: the share of vowels."""
+    return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in responses]
+
+
+def assert_same_bits(one: Trainer, other: Trainer) -> None:
+    """Weights, optimizers and gradients; what a rollout logs holds the seconds that it took, so its rows are apart."""
+    first, second = one.state(), other.state()
+    assert first.keys() == second.keys()
+    assert not [key for key, value in first.items() if not key.startswith("source/") and not value.equal(second[key])]
 
 
 def rows(number: int = 8) -> list[Example]:
@@ -41,15 +59,24 @@ def trainer(
     lora: int | None = 4,
     family: str = "llama3",
     steps: int = 20,
+    dtype: torch.dtype = torch.float32,
     **extra: Any,
 ) -> Trainer:
     """A method on a tiny model, at a learning rate at which something moves."""
-    small = SMALL_ADVERSARY if "latent" in resolve(name).spec.parts else {}
-    method = override(resolve(name).spec, small | (values or {}))
+    spec = resolve(name).spec
+    small: dict[str, Any] = (SMALL_ADVERSARY if "latent" in spec.parts else {}) | (
+        SMALL_SAMPLING if spec.on_policy else {}
+    )
+    method = override(spec, small | (values or {}))
     policy, examples = Policy(tiny_model(family, 0), lora_rank=lora), rows()
     stored = {e.row: s for e, s in zip(examples, score(policy, examples, ROLES), strict=True)}
     reference = Policy(tiny_model(family, 0)) if lora is None else None
+    for model in (policy, reference):
+        if model is not None:
+            model.to(dtype)
     training = Training(steps=steps, batch_size=4, micro_batch_size=micro, lora_rank=lora)
-    return Trainer(
-        method, policy, Pairs(examples, 4, 0), training, seed=0, lr=1e-3, stored=stored, reference=reference, **extra
-    )
+    source: Source = Pairs(examples, 4, 0)
+    if method.on_policy:
+        drawn = {"batch_size": 4, "seed": 0, "method": method, "tokenizer": tiny_tokenizer(family)}
+        source = Rollouts(examples, **drawn, verifier=vowels)
+    return Trainer(method, policy, source, training, seed=0, lr=1e-3, stored=stored, reference=reference, **extra)
