@@ -1,0 +1,126 @@
+"""What a judge is: it is shown two responses to an instruction and says how surely the second is the better.
+
+Judges that see both responses may like a place better than what stands in it: they are asked in both orders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+Progress = Callable[[int, int], None]
+
+
+class JudgeError(OSError):
+    """A judge gives no judgement. Everything it gave before is kept, and the same command goes on from there."""
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two responses to an instruction, in the order in which a judge sees them."""
+
+    instruction: str
+    first: str
+    second: str
+
+    @property
+    def swapped(self) -> Duel:
+        return Duel(self.instruction, self.second, self.first)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`preference`: how surely the second response is the better, 0 … 1; None where the judge's words hold no verdict.
+
+    `scores` of the first and the second, from a judge that gives each a number by itself.
+    """
+
+    preference: float | None
+    scores: tuple[float, float] | None = None
+
+
+class Judge(Protocol):
+    """Judges any number of duels at once; `folder` is where it may keep what it said."""
+
+    @property
+    def identity(self) -> str:
+        """Differs between judges that could differ in a judgement: the judge's part of a judgement's address."""
+
+    @property
+    def position_sensitive(self) -> bool:
+        """Whether the order in which responses are shown could matter."""
+
+    @property
+    def caveat(self) -> str:
+        """Why figures by this judge test the plumbing only and say nothing of a model; empty for a judge to believe."""
+
+    @property
+    def aliases(self) -> frozenset[str]:
+        """The names under which a method may have been trained on this very judge."""
+
+    def judge(self, duels: Sequence[Duel], folder: Path, progress: Progress) -> list[Judgement]: ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A duel after all its orders: how surely the second response of the duel as given is the better.
+
+    ½ where no order brought a verdict, or where the responses are equal, which no judge is asked about. `orders` are
+    that preference when the duel was shown as given and swapped.
+    """
+
+    preference: float
+    judged: bool
+    orders: tuple[float | None, ...] = ()
+    scores: tuple[float, float] | None = None
+
+
+def judge_all(judge: Judge, duels: Sequence[Duel], folder: Path, progress: Progress) -> list[Verdict]:
+    """Every duel in as many orders as the judge needs. Raises JudgeError where it does not answer."""
+    asked = [duel for duel in duels if duel.first != duel.second]
+    shown = [*asked, *(duel.swapped for duel in asked)] if judge.position_sensitive else asked
+    given = judge.judge(list(dict.fromkeys(shown)), folder, progress) if shown else []
+    said = dict(zip(dict.fromkeys(shown), given, strict=True))
+    return [_verdict(duel, said, judge.position_sensitive) for duel in duels]
+
+
+def _verdict(duel: Duel, said: Mapping[Duel, Judgement], both: bool) -> Verdict:
+    if duel.first == duel.second:
+        return Verdict(0.5, judged=True)
+    given = said[duel]
+    orders: tuple[float | None, ...] = (given.preference,)
+    if both:
+        swapped = said[duel.swapped].preference
+        orders += (None if swapped is None else 1 - swapped,)
+    known = [order for order in orders if order is not None]
+    return Verdict(sum(known) / len(known) if known else 0.5, bool(known), orders, given.scores)
+
+
+def position_bias(verdicts: Sequence[Verdict]) -> dict[str, float] | None:
+    """How often the response shown second wins whichever it is, with the standard error; ½ is fair.
+
+    `consistent` is the share of duels with the same winner in both orders. None where nothing was judged twice.
+    """
+    pairs = np.array([v.orders for v in verdicts if len(v.orders) == 2 and None not in v.orders], dtype=float)
+    if not len(pairs):
+        return None
+    second = 0.5 + (pairs[:, 0] - pairs[:, 1]) / 2
+    error = float(second.std(ddof=1) / len(second) ** 0.5) if len(second) > 1 else 0.5
+    same = np.sign(pairs[:, 0] - 0.5) == np.sign(pairs[:, 1] - 0.5)
+    return {
+        "second_wins": float(second.mean()),
+        "standard_error": error,
+        "consistent": float(same.mean()),
+        "num_duels": float(len(pairs)),
+    }
+
+
+def by_scores(first: float, second: float) -> Judgement:
+    """The higher score wins, by however little: scores of different judges have different scales."""
+    if not np.isfinite([first, second]).all():
+        return Judgement(None, (first, second))
+    return Judgement(0.5 if first == second else float(second > first), (first, second))
