@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,8 +23,11 @@ from benchmarks.statistics import (
     mean_interval,
     minimum_detectable_effect,
 )
+from benchmarks.tasks import TASKS
 
 POWER = 0.8
+FEWEST_PROMPTS = 10  # below, a t interval of shares reaches far outside 0 … 1 and covers nobody knows what
+Bounded = TypeVar("Bounded", bound=Interval)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Column:
     detectable: float | None  # the true difference that is found with probability POWER; None with one seed
     others: Mapping[str, Mapping[Pair, Comparison]]  # the items' other values, which rank nothing
     rules: Mapping[str, str]  # by row, where rows were measured by different rules
+    ranks: bool = True  # False for a task that describes (how far a policy drifted) and does not judge
 
     @property
     def share(self) -> bool:
@@ -76,9 +81,16 @@ def compare_rows(entries: Mapping[str, Sequence[Evaluation]]) -> tuple[Column, d
     family = [(b, a) for index, a in enumerate(names) for b in names[index + 1 :]]  # named by what was run, all of it
     values = {value: _values(entries, value) for value in _measured(entries)}
     differences = {value: _compare(entries, value, family, clusters) for value in values}
+    shares = _shares(first.task, values)
+    differences = {
+        value: {pair: _settled(c, lowest=-1.0, share=value in shares) for pair, c in pairs.items()}
+        for value, pairs in differences.items()
+    }
     comparisons = differences.pop(first.primary)
+    does_rank = bool(_declared(first.task, "ranks", True))
     adjusted = holm({pair: comparison.p_value for pair, comparison in comparisons.items()}, family)
-    ranks = honest_ranks(comparisons, family) if any(c.claims for c in comparisons.values()) else {}
+    claims = does_rank and any(c.claims for c in comparisons.values())
+    ranks = honest_ranks(comparisons, family) if claims else {}
     column = Column(
         task=first.task,
         primary=first.primary,
@@ -87,17 +99,21 @@ def compare_rows(entries: Mapping[str, Sequence[Evaluation]]) -> tuple[Column, d
         version=first.version,
         num_items=len(clusters),
         num_prompts=len(set(clusters)),
-        shares=frozenset(value for value, tables in values.items() if _is_share(tables)),
+        shares=shares,
         comparisons=comparisons,
         adjusted=adjusted,
-        detectable=_detectable(comparisons),
+        detectable=_detectable(comparisons) if does_rank else None,
         others=differences,
         rules={name: str(rule) for name in names if (rule := _rule(entries[name]))},
+        ranks=does_rank,
     )
     scores = {}
     for name in names:
         single = name != UNTRAINED and len(entries[name]) == 1
-        intervals = {key: mean_interval(tables[name], rng=_rng(), clusters=clusters) for key, tables in values.items()}
+        intervals = {
+            key: _settled(mean_interval(tables[name], rng=_rng(), clusters=clusters), lowest=0.0, share=key in shares)
+            for key, tables in values.items()
+        }
         scores[name] = Score(
             interval=intervals.pop(first.primary),
             others=intervals,
@@ -156,8 +172,37 @@ def _measured(entries: Mapping[str, Sequence[Evaluation]]) -> list[str]:
     return [name for name in everywhere if name not in ruled or name == evaluations[0].primary]
 
 
-def _is_share(tables: Mapping[str, Scores]) -> bool:
-    return all(table.min() >= 0 and table.max() <= 1 for table in tables.values())
+def _shares(task: str, values: Mapping[str, Mapping[str, Scores]]) -> frozenset[str]:
+    """The values that are shares: those that the task names, or else those that never leave 0 … 1."""
+    declared = _declared(task, "shares", None)
+    if declared is not None:
+        return frozenset(value for value in values if value in declared)
+    return frozenset(
+        value
+        for value, tables in values.items()
+        if all(table.min() >= 0 and table.max() <= 1 for table in tables.values())
+    )
+
+
+def _declared(task: str, fact: str, default: Any) -> Any:
+    """What a registered task says about itself; `default` where it says nothing or is gone."""
+    return getattr(TASKS[task].spec, fact, default) if task in TASKS else default
+
+
+def _settled(interval: Bounded, *, lowest: float, share: bool) -> Bounded:
+    """Within what is possible (a share lies in 0 … 1), and without a claim where the prompts are too few for one."""
+    if share:
+        low, high = max(interval.low, lowest), min(interval.high, 1.0)
+        if lowest == 0 and interval.se == 0 and interval.estimate in (0.0, 1.0):
+            # nothing varied, which does not mean that nothing can: the exact interval of n of n prompts
+            edge = 0.025 ** (1 / interval.num_prompts)
+            low, high = (edge, 1.0) if interval.estimate else (0.0, 1 - edge)
+        interval = dataclasses.replace(interval, low=low, high=high)
+    if interval.num_prompts >= FEWEST_PROMPTS:
+        return interval
+    if isinstance(interval, Comparison):
+        interval = dataclasses.replace(interval, p_value=None)
+    return dataclasses.replace(interval, claims=False)
 
 
 def _rng() -> np.random.Generator:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from benchmarks.board import Row
 from benchmarks.descriptions import describe
 from benchmarks.plots import Curve, panel
-from benchmarks.tables import Row
 
 OBJECTIVE = "objective"  # stands for each row's own: dpo/loss and simpo/loss share a panel
 POLICY = {
@@ -38,6 +38,7 @@ class Group:
     note: str
     panels: tuple[Markup, ...]
     folded: bool = False
+    named: bool = False  # the panels name their marks, so no legend is needed
 
 
 def groups(rows: Sequence[Row], styles: dict[str, int]) -> list[Group]:
@@ -52,9 +53,7 @@ def groups(rows: Sequence[Row], styles: dict[str, int]) -> list[Group]:
         wanted = {f"{part}/{key}": title for key, title in PLAYERS.items() if f"{part}/{key}" in keys}
         accuracies = {key: _spell(key) for key in keys if key.startswith(f"{part}/{ACCURACY}")}
         used |= set(wanted) | set(accuracies)
-        note = "Accuracies: how often a discriminator puts the first set above the second; ½ is chance." * bool(
-            accuracies
-        )
+        note = EXPLAINED if accuracies else ""
         if wanted or accuracies:
             made.append(Group(f"The game: {part}", note, _panels(wanted | accuracies, series, styles)))
     rest = {key: _spell(key) for key in keys if key not in used}

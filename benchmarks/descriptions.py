@@ -11,6 +11,7 @@ from typing import Any
 from registry import flatten
 
 UNTRAINED = "untrained"  # the name of the base model's row
+TUNED = "@"  # `dpo@tuned`: dpo with what a search found
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,22 @@ class Description:
     note: str = ""
 
 
+def untuned(method: str) -> str:
+    """`dpo` of `dpo@tuned`."""
+    return method.partition(TUNED)[0]
+
+
+def is_tuned(method: str) -> bool:
+    return TUNED in method
+
+
 @functools.cache
 def describe(method: str) -> Description:
     """What is known about a registered method or a formula."""
     from methods import OBJECTIVES, REGULARIZERS, resolve  # imports torch
 
     try:
-        card = resolve(method)
+        card = resolve(untuned(method))
     except KeyError:
         return Description()
     parts = [OBJECTIVES[card.spec.objective.name], *(REGULARIZERS[part.name] for part in card.spec.regularizers)]

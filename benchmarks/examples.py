@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.board import Row, Table
 from benchmarks.columns import Column
 from benchmarks.responses import read_responses
 from benchmarks.results import Evaluation
-from benchmarks.tables import Row, Table
 
 NUM_PROMPTS = 4
 CHARACTERS = 1200  # of a response; the rest is in its file

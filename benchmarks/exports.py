@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import figures
+from benchmarks.board import Leaderboard, Row, Table
 from benchmarks.columns import Column, Score
-from benchmarks.tables import Leaderboard, Row, Table
 from experiments.manifest import write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -49,14 +49,29 @@ def markdown(board: Leaderboard) -> str:
 
 def sentences(table: Table) -> list[str]:
     """What has to be said under a table before anyone quotes it."""
-    detectable = [sentence for column in table.columns if (sentence := figures.detectable(column))]
+    detectable = [
+        sentence for column in table.ranked if (sentence := figures.few(column) or figures.detectable(column))
+    ]
     ruled = [
         f"{column.name} is by the reward of each row's own method ({', '.join(sorted(set(column.rules.values())))}); "
         "against the untrained model like is compared with like."
-        for column in table.columns
+        for column in table.ranked
         if column.rules
     ]
-    return [*table.notes, *ruled, *detectable]
+    plumbing = [
+        f"{column.name} is no measure of quality: {reason}."
+        for column in table.columns
+        for reason in sorted(
+            {str(extras["plumbing_only"]) for extras in _extras(table, column) if extras.get("plumbing_only")}
+        )
+    ]
+    return [*table.notes, *plumbing, *ruled, *detectable]
+
+
+def _extras(table: Table, column: Column) -> Iterator[Mapping[str, Any]]:
+    for row in table.rows:
+        if column.task in row.scores:
+            yield from row.scores[column.task].extras
 
 
 def comma_separated(board: Leaderboard) -> str:
@@ -95,10 +110,10 @@ def terminal_table(table: Table) -> rich.table.Table:
     shown = RichTable(title=escape(title), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     controls = [f"† {row.name}: {row.control}" for row in table.rows if row.control]
     shown.caption = escape("\n".join([*controls, *sentences(table)]))
-    headings = ["method"]
-    for column in table.columns:
-        headings += ["#", column.task + (" %" if column.share else ""), "against\nuntrained"]
-    for heading in (*headings, "mean\nlength", "time", "over-\nhead"):
+    names = ["method"]
+    for column in table.ranked:
+        names += ["#", column.task + (" %" if column.share else ""), "against\nuntrained"]
+    for heading in (*names, "mean\nlength", "time", "over-\nhead"):
         shown.add_column(
             escape(heading), justify="left" if heading == "method" else "right", no_wrap=heading == "method"
         )
@@ -110,7 +125,7 @@ def terminal_table(table: Table) -> rich.table.Table:
 
 def _terminal_cells(table: Table, row: Row) -> list[str]:
     cells = [f"{row.name} †" if row.control else row.name]
-    for column in table.columns:
+    for column in table.ranked:
         score = row.scores.get(column.task)
         if score is None:
             cells += [figures.NONE] * 3
@@ -119,25 +134,28 @@ def _terminal_cells(table: Table, row: Row) -> list[str]:
         against = score.difference
         cells.append(figures.plus_minus(against, share=column.share, signed=True) if against else figures.NONE)
     clock = figures.clock(row.cost.wall_seconds)
-    return [*cells, figures.length(_mean_length(row)), clock, figures.per_cent(row.cost.overhead)]
+    return [*cells, figures.length(_mean_length(table, row)), clock, figures.per_cent(row.cost.overhead)]
 
 
-def _mean_length(row: Row) -> float | None:
-    """Of the first task that generates."""
-    return next((score.mean_length for score in row.scores.values() if score.mean_length is not None), None)
+def _mean_length(table: Table, row: Row) -> float | None:
+    """Of the first task that judges what it generates."""
+    lengths = [row.scores[column.task].mean_length for column in table.ranked if column.task in row.scores]
+    return next((length for length in lengths if length is not None), None)
 
 
-def _headings(table: Table) -> list[str]:
+def headings(table: Table) -> list[str]:
+    """Of the columns of `cells`."""
     names = ["method", "seeds"]
-    for column in table.columns:
+    for column in table.ranked:
         names += [f"rank ({column.task})", column.name + (" %" if column.share else ""), "against untrained"]
     return [*names, "mean length", "time", "tokens/s", "peak memory", "overhead"]
 
 
-def _cells(table: Table) -> Iterator[list[str]]:
+def cells(table: Table) -> Iterator[list[str]]:
+    """The table as text, row by row."""
     for row in table.rows:
         cells = [row.name + (f" ({row.control})" if row.control else ""), str(len(row.seeds) or figures.NONE)]
-        for column in table.columns:
+        for column in table.ranked:
             score = row.scores.get(column.task)
             if score is None:
                 cells += [figures.NONE] * 3
@@ -147,15 +165,15 @@ def _cells(table: Table) -> Iterator[list[str]]:
             against = score.difference
             cells.append(figures.interval(against, share=column.share, signed=True) if against else figures.NONE)
         cost = row.cost
-        cells += [figures.length(_mean_length(row)), figures.seconds(cost.wall_seconds)]
+        cells += [figures.length(_mean_length(table, row)), figures.seconds(cost.wall_seconds)]
         cells += [figures.length(cost.tokens_per_second), figures.memory(cost.peak_memory_bytes)]
         yield [*cells, figures.per_cent(cost.overhead)]
 
 
 def _md_table(table: Table) -> list[str]:
-    headings = _headings(table)
-    rule = ["---", *("---:" for _ in headings[1:])]
-    return [f"| {' | '.join(_md(cell) for cell in cells)} |" for cells in (headings, rule, *_cells(table))]
+    names = headings(table)
+    rule = ["---", *("---:" for _ in names[1:])]
+    return [f"| {' | '.join(_md(cell) for cell in row)} |" for row in (names, rule, *cells(table))]
 
 
 def _md(text: str) -> str:
@@ -218,7 +236,7 @@ def _column_json(column: Column) -> dict[str, Any]:
     for difference in differences:
         pair = difference["first"], difference["second"]
         difference["p_holm"] = column.adjusted[pair] if difference["value"] == column.primary else None
-    keys = ("task", "primary", "revision", "settings", "num_items", "num_prompts", "detectable")
+    keys = ("task", "primary", "ranks", "revision", "settings", "num_items", "num_prompts", "detectable")
     return {key: getattr(column, key) for key in keys} | {"differences": differences}
 
 

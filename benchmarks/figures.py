@@ -1,6 +1,6 @@
 """Numbers as a reader sees them: per cent with one decimal, times and bytes in the unit that fits, a true minus."""
 
-from benchmarks.columns import Column
+from benchmarks.columns import FEWEST_PROMPTS, Column
 from benchmarks.statistics import Interval
 
 MINUS = "\N{MINUS SIGN}"
@@ -17,9 +17,15 @@ def value(number: float | None, *, share: bool = False, signed: bool = False, de
     return ("+" + text if signed and float(text) > 0 else text).replace("-", MINUS)
 
 
+def has_bounds(of: Interval) -> bool:
+    """Whether its bounds are printed: from fewer prompts they mean nothing."""
+    return of.num_prompts >= FEWEST_PROMPTS
+
+
 def interval(of: Interval, *, share: bool = False, signed: bool = False) -> str:
-    """`62.5 [58.0, 66.9]`."""
-    return "{} [{}, {}]".format(*_three(of, share=share, signed=signed))
+    """`62.5 [58.0, 66.9]`; `62.5` from too few prompts."""
+    shown = "{} [{}, {}]" if has_bounds(of) else "{}"
+    return shown.format(*_three(of, share=share, signed=signed))
 
 
 def estimate(of: Interval, *, share: bool = False, signed: bool = False) -> str:
@@ -27,14 +33,18 @@ def estimate(of: Interval, *, share: bool = False, signed: bool = False) -> str:
 
 
 def bounds(of: Interval, *, share: bool = False, signed: bool = False) -> str:
-    """`58.0 to 66.9`."""
-    return " to ".join(_three(of, share=share, signed=signed)[1:])
+    """`58.0 to 66.9`; nothing from too few prompts."""
+    return " to ".join(_three(of, share=share, signed=signed)[1:]) if has_bounds(of) else ""
 
 
 def plus_minus(of: Interval, *, share: bool = False, signed: bool = False) -> str:
-    """`62.5 ±4.4`: half of the interval, which is symmetric."""
-    decimals = _decimals(of.estimate, of.low, of.high, share=share)
-    half = value((of.high - of.low) / 2, share=share, decimals=decimals)
+    """`62.5 ±4.4`: half of the interval; `3.1 [0.0, 9.7]` where the end of the scale cut it."""
+    if not has_bounds(of):
+        return estimate(of, share=share, signed=signed)
+    below, above = of.estimate - of.low, of.high - of.estimate
+    if abs(above - below) > 1e-9 * (1 + above + below):
+        return interval(of, share=share, signed=signed)
+    half = value(above, share=share, decimals=_decimals(of.estimate, of.low, of.high, share=share))
     return f"{estimate(of, share=share, signed=signed)} ±{half}"
 
 
@@ -51,7 +61,7 @@ def _decimals(*numbers: float, share: bool) -> int:
 
 def detectable(column: Column) -> str | None:
     """What this many prompts and seeds can tell apart, as a sentence; None with one seed."""
-    if column.detectable is None:
+    if not column.detectable:
         return None
     if column.share and column.detectable > 1:
         return f"{column.name}: with so many rows and so few seeds no difference between two methods would be found."
@@ -59,6 +69,17 @@ def detectable(column: Column) -> str | None:
     return (
         f"{column.name}: a true difference of {value(column.detectable, share=column.share)}{unit} "
         f"between two methods would be found in 80 of 100 such comparisons; smaller ones mostly stay unseen."
+    )
+
+
+def few(column: Column) -> str | None:
+    """Why a column shows no intervals; None where it does."""
+    if column.num_prompts >= FEWEST_PROMPTS:
+        return None
+    counted = f"{column.num_prompts} prompt" + ("" if column.num_prompts == 1 else "s")
+    return (
+        f"{column.name}: {counted} are too few for an interval (at least {FEWEST_PROMPTS}), "
+        "so none is printed and nothing is ranked."
     )
 
 

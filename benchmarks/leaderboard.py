@@ -1,8 +1,9 @@
 """The leaderboard: everything that was ever run in a store, compared as far as it may be, in five forms.
 
-    python -m benchmarks.leaderboard [--out DIR]
+    python -m benchmarks.leaderboard [--out DIR] [--export DIR]
 
-writes leaderboard.md, .csv and .json and report.html below the output folder, and prints a table.
+writes leaderboard.md, .csv and .json and report.html below the output folder, and prints a table. `--export` writes
+each table by itself as LaTeX and CSV.
 """
 
 from __future__ import annotations
@@ -12,16 +13,30 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.exports import export, terminal_table
+from benchmarks.board import Leaderboard, Table
+from benchmarks.exports import comma_separated, export, terminal_table
+from benchmarks.latex import latex
 from benchmarks.report import write_report
-from benchmarks.tables import Leaderboard, Table, build
+from benchmarks.tables import build
+from experiments.manifest import write_atomically
 
-__all__ = ["Leaderboard", "Table", "build", "main", "terminal_table", "write"]
+__all__ = ["Leaderboard", "Table", "build", "export_tables", "main", "terminal_table", "write"]
 
 
 def write(board: Leaderboard, out: Path) -> list[Path]:
     """Write every form below `out`; returns the paths."""
     return [*export(board, out), write_report(board, out)]
+
+
+def export_tables(board: Leaderboard, folder: Path) -> list[Path]:
+    """Every table as table-1.tex and table-1.csv, in the order of the leaderboard; returns the paths."""
+    paths = []
+    for number, table in enumerate(board.tables, 1):
+        alone = Leaderboard((table,), (), {})
+        for kind, text in (("tex", latex(table)), ("csv", comma_separated(alone))):
+            paths.append(folder / f"table-{number}.{kind}")
+            write_atomically(paths[-1], text)
+    return paths
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,13 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.leaderboard", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path(".advalign"), help="the output folder (default: .advalign)")
-    out: Path = parser.parse_args(arguments).out
+    parser.add_argument("--export", type=Path, metavar="DIR", help="also write each table as LaTeX and CSV to DIR")
+    options = parser.parse_args(arguments)
+    out: Path = options.out
     console = Console()
     if not (out / "runs").is_dir():
         sys.stderr.write(f"{out} holds no runs; `python -m benchmarks.run --out {out}` makes some\n")
         return 2
     board = build(out)
     paths = write(board, out)
+    if options.export is not None:
+        paths += export_tables(board, options.export)
     for table in board.tables:
         console.print(terminal_table(table))
     for entry in board.skipped:

@@ -7,7 +7,7 @@ stand beside every interval, so nothing is said by a picture alone.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -15,6 +15,7 @@ NUM_COLOURS = 6
 DASHES = ("", "7 4", "2 4", "10 4 2 4", "4 2", "1 5")
 POINTS = 240  # of a curve; more are not seen
 MARKED = 12  # a curve of so few points shows them
+DODGE = 0.009  # of a plot's width, between the intervals of two curves at the same place
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Curve:
     points: tuple[tuple[float, float], ...]
     style: int
     faint: bool = False
+    bounds: tuple[tuple[float, float, float], ...] = ()  # x, low, high: an interval behind a point
 
 
 def tick_labels(scale: Scale) -> list[tuple[float, str]]:
@@ -90,14 +92,21 @@ def axis(scale: Scale) -> Markup:
     )
 
 
-def panel(title: str, curves: Sequence[Curve], *, level: float | None = None, note: str = "") -> Markup:
-    """Curves over steps. `level` is a line to compare with (chance, a perfect fit at zero)."""
+def panel(
+    title: str, curves: Sequence[Curve], *, level: float | None = None, note: str = "", margin: float = 0.0
+) -> Markup:
+    """Curves over steps, or whatever `note` says. `level` is a line to compare with (chance, no preference)."""
+    curves = _dodged(curves)
     whole = [point for curve in curves for point in curve.points if math.isfinite(point[1])]
-    xs = Scale.around([x for x, _ in whole], margin=0.0)
-    ys = Scale.around([y for _, y in whole] + ([level] if level is not None else []))
+    bounds = [bound for curve in curves for _, *both in curve.bounds for bound in both]
+    xs = Scale.around([x for x, _ in whole], margin=margin)
+    if all(x.is_integer() for curve in curves for x, _ in curve.points):  # there is no step 1.5
+        xs = replace(xs, ticks=tuple(tick for tick in xs.ticks if tick.is_integer()))
+    ys = Scale.around([y for _, y in whole] + bounds + ([level] if level is not None else []))
     lines = [_level(level, ys)] if level is not None else []
+    lines += [whisker(x, low, high, curve.style, xs, ys) for curve in curves for x, low, high in curve.bounds]
     lines += [_polyline(curve, xs, ys) for curve in sorted(curves, key=lambda curve: not curve.faint)]
-    return _frame(title, Markup("").join(lines), xs, ys, label=f"{title}. {_summary(curves)}", note=note)
+    return frame(title, Markup("").join(lines), xs, ys, label=f"{title}. {_summary(curves)}", note=note)
 
 
 def reliability(title: str, curves: Sequence[Curve], *, note: str = "") -> Markup:
@@ -107,7 +116,7 @@ def reliability(title: str, curves: Sequence[Curve], *, note: str = "") -> Marku
     start, end = (round(100 - ys.per_cent(x), 2) for x in (xs.low, xs.high))
     diagonal = Markup('<path class="level" d="M0 {}L100 {}"/>').format(start, end)
     lines = [diagonal, *(_polyline(curve, xs, ys) for curve in curves)]
-    return _frame(title, Markup("").join(lines), xs, ys, label=f"{title}. {_summary(curves)}", note=note)
+    return frame(title, Markup("").join(lines), xs, ys, label=f"{title}. {_summary(curves)}", note=note)
 
 
 def swatch(style: int) -> Markup:
@@ -122,7 +131,8 @@ def colour(style: int) -> str:
     return f"c{style % NUM_COLOURS}" if style >= 0 else "plain"
 
 
-def _frame(title: str, lines: Markup, xs: Scale, ys: Scale, *, label: str, note: str) -> Markup:
+def frame(title: str, lines: Markup, xs: Scale, ys: Scale, *, label: str, note: str, tags: Markup | str = "") -> Markup:
+    """A figure with axes around `lines`; `label` is what a reader hears who does not see it."""
     grid = [Markup('<path class="grid" d="M0 {y}H100"/>').format(y=round(100 - ys.per_cent(t), 2)) for t in ys.ticks]
     y_texts = [Markup('<span style="top:{}%">{}</span>').format(100 - at, text) for at, text in tick_labels(ys)]
     x_texts = [Markup('<span style="left:{}%">{}</span>').format(at, text) for at, text in tick_labels(xs)]
@@ -130,7 +140,7 @@ def _frame(title: str, lines: Markup, xs: Scale, ys: Scale, *, label: str, note:
         '<figure class="panel"><figcaption>{title}{note}</figcaption><div class="frame">'
         '<div class="ys" aria-hidden="true">{y}</div>'
         '<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{label}">{grid}{lines}</svg>'
-        '<div class="xs" aria-hidden="true">{x}</div></div></figure>'
+        '{tags}<div class="xs" aria-hidden="true">{x}</div></div></figure>'
     ).format(
         title=title,
         note=Markup("<small>{}</small>").format(note) if note else "",
@@ -139,6 +149,7 @@ def _frame(title: str, lines: Markup, xs: Scale, ys: Scale, *, label: str, note:
         label=label,
         grid=Markup("").join(grid),
         lines=lines,
+        tags=Markup('<div class="tags" aria-hidden="true">{}</div>').format(tags) if tags else "",
     )
 
 
@@ -162,6 +173,30 @@ def _polyline(curve: Curve, xs: Scale, ys: Scale) -> Markup:
     # A stroke without length is a round dot that does not stretch
     dots = "".join(f"M{place}h0" for piece in pieces for place in piece)
     return line + Markup('<path class="dots {}" d="{}"/>').format(colour(curve.style), dots)
+
+
+def _dodged(curves: Sequence[Curve]) -> list[Curve]:
+    """Curves with intervals a little beside each other, so that all of them are seen."""
+    with_bounds = [curve for curve in curves if curve.bounds]
+    places = [x for curve in with_bounds for x, _ in curve.points]
+    if len(with_bounds) < 2:
+        return list(curves)
+    width = DODGE * ((max(places) - min(places)) or 1.0)
+    moved = {}
+    for index, curve in enumerate(with_bounds):
+        by = (index - (len(with_bounds) - 1) / 2) * width
+        points = tuple((x + by, y) for x, y in curve.points)
+        bounds = tuple((x + by, low, high) for x, low, high in curve.bounds)
+        moved[id(curve)] = replace(curve, points=points, bounds=bounds)
+    return [moved.get(id(curve), curve) for curve in curves]
+
+
+def whisker(x: float, low: float, high: float, style: int, xs: Scale, ys: Scale) -> Markup:
+    """An interval standing upright at `x`."""
+    top, bottom = (round(100 - ys.per_cent(value), 2) for value in (high, low))
+    return Markup('<path class="bounds {}" d="M{x} {top}V{bottom}"/>').format(
+        colour(style), x=xs.per_cent(x), top=top, bottom=bottom
+    )
 
 
 def _level(level: float, ys: Scale) -> Markup:

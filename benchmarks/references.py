@@ -1,8 +1,12 @@
 """What the papers published, to stand beside our rows and never among them: other models, other data, other judges."""
 
+import csv
+import importlib.util
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
+LEADERBOARD = "weighted_alpaca_eval_gpt4_turbo_leaderboard.csv"
 WIN_RATES = ("win rate, %", "length-controlled, %", "length, characters")
 
 
@@ -39,7 +43,7 @@ class PublishedTable:
         return f"https://arxiv.org/abs/{self.paper}"
 
 
-GANPO, APO, GAPO = "2601.22083", "2311.08045", "2503.20194"
+GANPO, APO, GAPO, AAPA = "2601.22083", "2311.08045", "2503.20194", "2509.25148"
 GEMMA = "Gemma-2-2B-it, ultrafeedback_binarized"
 LLAMA = "Llama-3-8B-Instruct, llama3-ultrafeedback-armorm"
 
@@ -157,7 +161,56 @@ PUBLISHED = (
             "simpo": (30.6, "–"),
         },
     ),
+    PublishedTable(
+        paper=GAPO,
+        where="preferential prompts",
+        title="Preferential prompts against preferential responses, %",
+        setting="product descriptions, 6,600 samples",
+        columns=("preferential responses", "preferential prompts"),
+        rows={"ppo": (78.5, 89.4), "gapo": (82.9, 95.4)},
+    ),
+    PublishedTable(
+        paper=AAPA,
+        where="abstract",
+        title="Gain over GRPO, %",
+        setting="Qwen3, the staged configuration",
+        columns=("Qwen3-0.6B", "Qwen3-4B"),
+        rows={"aapa_grpo after sft": (5.77, 3.75)},
+    ),
 )
+
+
+JUDGED = ("win_rate", "length_controlled_winrate", "avg_length")  # columns of alpaca_eval's own leaderboard
+SHOWN = (  # of its 223 models: the strongest and those that a reader knows
+    *("gpt-4o-2024-05-13", "gpt4_1106_preview", "claude-3-opus-20240229", "gpt4", "gpt4_gamed"),
+    *("Meta-Llama-3-8B-Instruct", "Mistral-7B-Instruct-v0.2", "gemma-7b-it", "alpaca-7b", "text_davinci_003"),
+)
+
+
+def alpaca_eval_leaderboard() -> PublishedTable | None:
+    """Rows of the leaderboard that alpaca_eval publishes and its package carries; None where it is not installed."""
+    found = importlib.util.find_spec("alpaca_eval")
+    folders = [Path(folder) for folder in (found.submodule_search_locations or () if found else ())]
+    paths = [path for folder in folders for path in folder.glob(f"leaderboards/**/{LEADERBOARD}")]
+    if not paths:
+        return None
+    with paths[0].open(encoding="utf-8") as file:
+        first = {row[""]: row for row in csv.DictReader(file)}
+    rows: dict[str, tuple[float | str, ...]] = {
+        name: (*(round(float(first[name][key]), 2) for key in JUDGED[:2]), int(float(first[name][JUDGED[2]])))
+        for name in SHOWN
+        if name in first and all(first[name].get(key) for key in JUDGED)
+    }
+    if not rows:
+        return None
+    return PublishedTable(
+        paper="2404.04475",
+        where="alpaca_eval’s leaderboard",
+        title="AlpacaEval 2",
+        setting="805 prompts against gpt4_1106_preview, judged by GPT-4 Turbo",
+        columns=WIN_RATES,
+        rows=rows,
+    )
 
 
 def published_for(papers: Collection[str]) -> list[PublishedTable]:

@@ -10,14 +10,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from benchmarks import curves, figures, plots
+from benchmarks import curves, figures, panels, plots, study_page
+from benchmarks.board import Leaderboard, Table
 from benchmarks.columns import Column, Score
 from benchmarks.descriptions import UNTRAINED, describe
 from benchmarks.examples import examples
 from benchmarks.exports import sentences
-from benchmarks.references import PublishedTable, published_for
+from benchmarks.references import PublishedTable, alpaca_eval_leaderboard, published_for
 from benchmarks.statistics import Comparison, Pair
-from benchmarks.tables import Leaderboard, Table
 from experiments.data_report import DROPPED, NOTED
 from experiments.manifest import write_atomically
 
@@ -30,12 +30,15 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_report(board: Leaderboard, out: Path) -> Path:
     """Write `out`/report.html and return its path."""
     path = out / "report.html"
-    write_atomically(path, render(board))
+    write_atomically(path, render(board, searches=study_page.NAME if study_page.write_page(out) else None))
     return path
 
 
-def render(board: Leaderboard) -> str:
-    """The page. Everything that a run wrote is escaped: responses and names may hold HTML."""
+def render(board: Leaderboard, *, searches: str | None = None) -> str:
+    """The page; `searches` is the page of the studies beside it.
+
+    Everything that a run wrote is escaped: responses and names may hold HTML.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -47,6 +50,7 @@ def render(board: Leaderboard) -> str:
     return environment.get_template("report.html.jinja").render(
         sections=[_section(table, board) for table in board.tables],
         published=_published(board),
+        searches=searches,
         skipped=board.skipped,
     )
 
@@ -58,11 +62,21 @@ def _section(table: Table, board: Leaderboard) -> dict[str, Any]:
     return {
         "table": table,
         "styles": styles,
-        "summary": [sentence for column in table.columns if (sentence := _summary(column))],
+        "summary": [sentence for column in table.ranked if (sentence := _summary(column))],
         "sentences": sentences(table),
-        "lengths": any(score.mean_length is not None for row in table.rows for score in row.scores.values()),
-        "differences": [_differences(table, column) for column in table.columns if column.comparisons],
-        "others": [_differences(table, column, name) for column in table.columns for name in column.others],
+        "lengths": any(
+            row.scores[column.task].mean_length is not None
+            for row in table.rows
+            for column in table.ranked
+            if column.task in row.scores
+        ),
+        "differences": [_differences(table, column) for column in table.ranked if column.comparisons],
+        "others": [_differences(table, column, name) for column in table.ranked for name in column.others]
+        + [_differences(table, column) for column in table.columns if not column.ranks and column.comparisons],
+        "pictures": panels.groups(table, styles),
+        "agreements": panels.agreements(table),
+        "length_correlations": panels.length_correlations(table),
+        "drift": panels.measured_drift(table, styles),
         "curves": curves.groups(trained, styles),
         "calibration": _calibration(table, styles),
         "examples": examples(table),
@@ -96,7 +110,11 @@ def _differences(table: Table, column: Column, other: str | None = None) -> dict
     comparisons = column.comparisons if other is None else column.others[other]
     share = (other or column.primary) in column.shares
     factor = 100 if share else 1
-    bounds = {pair: (factor * c.low, factor * c.estimate, factor * c.high) for pair, c in comparisons.items()}
+    bounds = {
+        pair: (factor * low, factor * c.estimate, factor * high)
+        for pair, c in comparisons.items()
+        for low, high in [(c.low, c.high) if figures.has_bounds(c) else (c.estimate, c.estimate)]
+    }
     scale = plots.Scale.around([0.0, *(value for three in bounds.values() for value in three)], count=5)
     methods = {row.name: row.method for row in table.rows}
     groups: dict[str, list[dict[str, Any]]] = {title: [] for title in PAIRS}
@@ -186,7 +204,9 @@ def _spell(numbers: Sequence[int]) -> str:
 
 def _published(board: Leaderboard) -> list[PublishedTable]:
     papers = {arxiv for table in board.tables for row in table.rows for _, arxiv in describe(row.method).papers}
-    return published_for(papers)
+    judged = any(column.task == "alpaca_eval" for table in board.tables for column in table.columns)
+    own = alpaca_eval_leaderboard() if judged else None
+    return [*published_for(papers), *([own] if own else [])]
 
 
 def _facts(table: Table) -> dict[str, Any]:

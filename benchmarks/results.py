@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import tuned
 from benchmarks.tasks import TASKS, Item, TaskResult
 from experiments.tracking import read_steps
 
@@ -53,6 +54,7 @@ class Run:
     manifest: Mapping[str, Any]
     steps: tuple[Mapping[str, Any], ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
+    tuning: Mapping[str, Any] = field(default_factory=dict)  # of a tuned row: see benchmarks.tuned.about
 
     @property
     def is_base(self) -> bool:
@@ -152,6 +154,7 @@ def _read_run(folder: Path) -> tuple[Run, list[Skipped]]:
         manifest=manifest,
         steps=steps,
         evaluations=tuple(evaluations),
+        tuning=_read_object(folder / tuned.FILE) if (folder / tuned.FILE).is_file() else {},
     )
     return run, unread
 

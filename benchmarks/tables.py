@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.columns import Column, Score, compare_rows, mean
-from benchmarks.descriptions import changed, control, describe, label
-from benchmarks.results import BASE, Evaluation, Run, Skipped, Store, load
+from benchmarks import tuned
+from benchmarks.board import Cost, Leaderboard, Row, Table, machines
+from benchmarks.columns import Column, compare_rows, mean
+from benchmarks.descriptions import TUNED, changed, control, describe, is_tuned, label, untuned
+from benchmarks.gains import with_gains
+from benchmarks.results import BASE, Evaluation, Run, Store, load
+from benchmarks.tasks import load_tasks
 from registry.datasets import DATASETS
 
 SEEDS_NEEDED = (
@@ -24,80 +27,27 @@ SEEDS_NEEDED = (
 )
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Averages over seeds, but for the largest peak. `overhead` 0.18: 18 % more time than the objective alone."""
-
-    wall_seconds: float | None
-    tokens_per_second: float | None
-    peak_memory_bytes: int | None
-    overhead: float | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A method with one set of hyperparameters, over its seeds."""
-
-    name: str
-    method: str
-    hyperparameters: Mapping[str, Any]
-    changed: Mapping[str, Any]
-    control: str | None
-    runs: tuple[Run, ...]
-    scores: Mapping[str, Score]  # by task
-    cost: Cost
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(run.seed for run in self.runs if run.seed is not None)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows that may be compared, and what they share."""
-
-    model: Mapping[str, Any]
-    data: Mapping[str, Any]
-    training: Mapping[str, Any]
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...]
-    distinction: str = ""  # from the other tables on this model and data
-
-    @property
-    def title(self) -> str:
-        parts = (self.model["name"], self.model.get("adaptation"), self.data["name"], self.distinction)
-        return " · ".join(str(part) for part in parts if part)
-
-    @property
-    def claims(self) -> bool:
-        """Whether any two rows were run with enough seeds to say anything about their methods."""
-        return any(comparison.claims for column in self.columns for comparison in column.comparisons.values())
-
-
-@dataclass(frozen=True)
-class Leaderboard:
-    tables: tuple[Table, ...]
-    skipped: tuple[Skipped, ...]
-    data_reports: Mapping[str, Any]
-
-
 def build(out: Path) -> Leaderboard:
     """Read the store below `out` and compare what may be compared. An empty store makes an empty leaderboard."""
+    load_tasks()  # they say whether they rank
     store = load(out)
     tables = [table for runs in _groups(store) for table in _tables(runs)]
-    return Leaderboard(_distinguished(tables), store.skipped, store.data_reports)
+    return Leaderboard(_distinguished(with_gains(tables)), store.skipped, store.data_reports)
 
 
 def _groups(store: Store) -> list[list[Run]]:
-    """Runs by setting, each group with the untrained model of its weights and tokens, the latest group first."""
+    """Runs by setting, each group with the untrained model of its weights and tokens, the latest group first.
+
+    Rows that a search tuned stand apart from rows at the papers' defaults: they were given a budget for it.
+    """
     groups: dict[str, list[Run]] = {}
     untrained: dict[tuple[str, str], list[Run]] = {}
     for run in store.runs:
         if run.is_base:
             untrained.setdefault((run.model["weights"], run.data["tokens"]), []).append(run)
         else:
-            groups.setdefault(run.setting, []).append(run)
+            apart = f"{TUNED}{run.tuning.get('budget')}" if is_tuned(run.method) else ""
+            groups.setdefault(run.setting + apart, []).append(run)
     compared = [[*untrained.get((g[0].model["weights"], g[0].data["tokens"]), []), *g] for g in groups.values()]
     used = {run.id for group in compared for run in group}
     alone = [runs for runs in untrained.values() if runs[0].id not in used]
@@ -158,7 +108,9 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
     single = sorted({row.name for row in rows if len(row.seeds) == 1})
     if single:
         notes += (f"{SEEDS_NEEDED} One seed: {', '.join(single)}.",)
-    return Table(facts.model, facts.data, facts.training, tuple(columns), _ordered(rows, columns), notes)
+    notes += tuned.notes({row.name: row.runs[0].tuning for row in rows if row.runs[0].tuning})
+    judging = [column for column in columns if column.ranks] or columns
+    return Table(facts.model, facts.data, facts.training, tuple(columns), _ordered(rows, judging), notes)
 
 
 def _distinguished(tables: Sequence[Table]) -> tuple[Table, ...]:
@@ -179,7 +131,9 @@ def _facts(table: Table) -> dict[str, str]:
         " ".join([column.task, f"r{column.revision}", *(f"{key}={value}" for key, value in column.settings.items())])
         for column in table.columns
     ]
-    return hashes | training | {"of": " and ".join(tasks)}
+    budgets = [str(row.runs[0].tuning.get("budget")) for row in table.rows if is_tuned(row.method)]
+    tuning = f"tuned ({budgets[0]})" if budgets else "as given"
+    return hashes | training | {"of": " and ".join(tasks), "hyperparameters": tuning}
 
 
 def _changed(run: Run, groups: Iterable[Sequence[Run]]) -> dict[str, Any]:
@@ -196,7 +150,7 @@ def _cost(runs: Sequence[Run], groups: Iterable[Sequence[Run]]) -> Cost:
     peaks = [run.manifest["peak_memory_bytes"] for run in runs if run.manifest.get("peak_memory_bytes")]
     alone = next((group for group in groups if _is_objective_of(group[0], runs[0])), None)
     theirs = mean(run.manifest.get("wall_seconds") for run in alone) if alone else None
-    same = alone is not None and _machines(alone) == _machines(runs)  # time on two machines is no overhead
+    same = alone is not None and machines(alone) == machines(runs)  # time on two machines is no overhead
     return Cost(
         wall_seconds=None if runs[0].is_base else wall,
         tokens_per_second=mean(run.manifest.get("tokens_per_second") for run in runs),
@@ -206,7 +160,7 @@ def _cost(runs: Sequence[Run], groups: Iterable[Sequence[Run]]) -> Cost:
 
 
 def _is_objective(run: Run) -> bool:
-    return describe(run.method).objective == run.method
+    return describe(run.method).objective == untuned(run.method)
 
 
 def _is_objective_of(alone: Run, run: Run) -> bool:
@@ -214,12 +168,7 @@ def _is_objective_of(alone: Run, run: Run) -> bool:
     objective = describe(run.method).objective
     own = {key: value for key, value in run.hyperparameters.items() if key.startswith(f"{objective}.")}
     same = all(alone.hyperparameters.get(key) == value for key, value in own.items())
-    return alone.method == objective != run.method and same
-
-
-def _machines(runs: Iterable[Run]) -> set[str]:
-    keys = ("cpu", "cores", "gpus")
-    return {str([(run.manifest.get("hardware") or {}).get(key) for key in keys]) for run in runs}
+    return untuned(alone.method) == objective != untuned(run.method) and same
 
 
 def _ordered(rows: Iterable[Row], columns: Sequence[Column]) -> tuple[Row, ...]:

@@ -1,0 +1,129 @@
+"""GANPO (arXiv 2601.22083): Table 1 on two models, Figure 3 and Table 3.
+
+At small scale AlpacaEval's judge is out of reach: what is measured is how many verifiable demands are met, and the
+learning rate is one that moves a small model in a few dozen steps, equal for all arms and swept for none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from benchmarks.presets.types import PRESETS, Arm, Claim, Measure, Preset, Scale, ScaleName
+from benchmarks.references import GANPO, GEMMA, LLAMA, PUBLISHED
+from methods.ganpo import PAPER
+
+TABLE_1 = {table.setting: table for table in PUBLISHED if (table.paper, table.where) == (GANPO, "Table 1")}
+(TABLE_3,) = (table for table in PUBLISHED if (table.paper, table.where) == (GANPO, "Table 3"))
+CONTROLLED = 1  # of WIN_RATES: the column of the length-controlled rate
+ALPACA_EVAL = Measure(task="alpaca_eval", value="win_rate")
+SMALL = Scale(
+    arguments=(
+        *("--model", "smollm2_135m", "--dataset", "constraints", "--max-pairs", "200", "--epochs", "2"),
+        *("--max-length", "256", "--held-out-pairs", "50", "--tasks", "constraints,held_out", "--seeds", "0,1,2"),
+    ),
+    measures={"quality": Measure(task="constraints", value="followed_strict")},
+    lr=1e-4,
+    note="SmolLM2-135M with LoRA; verifiable demands instead of a judge; 1e-4 for every arm, unswept",
+)
+
+
+def _paper(model: str, dataset: str, temperature: str, *, lr: float | None = None) -> Scale:
+    return Scale(
+        arguments=(
+            *("--model", model, "--dataset", dataset, "--full", "--epochs", "1", "--max-length", "2048"),
+            *("--batch-size", "128", "--micro-batch-size", "2", "--gradient-checkpointing"),
+            *("--tasks", "alpaca_eval", "--seeds", "0,1,2"),
+        ),
+        measures={"quality": ALPACA_EVAL},
+        lr=lr,
+        note=f"the paper decodes at temperature {temperature} and reports one run; three seeds here",
+    )
+
+
+GEMMA_SCALE = _paper("gemma2_2b", "ultrafeedback_binarized", "0.7")
+LLAMA_SCALE = _paper("llama3_8b", "llama3_ultrafeedback_armorm", "0.9", lr=1e-6)
+
+
+def _gain(setting: str, first: str, second: str) -> float:
+    rows = TABLE_1[setting].rows
+    return round(float(rows[first][CONTROLLED]) - float(rows[second][CONTROLLED]), 2)
+
+
+def _table_1(name: str, setting: str, scale: Scale, **settings: Mapping[str, str]) -> Preset:
+    return PRESETS.add(
+        Preset(
+            name=name,
+            paper=PAPER,
+            where="Table 1",
+            arms=tuple(
+                Arm(label=method, method=method, settings=settings.get(method, {}))
+                for method in ("dpo", "ganpo_dpo", "simpo", "ganpo_simpo")
+            ),
+            claims=(
+                Claim(first="ganpo_dpo", second="dpo", published=_gain(setting, "ganpo_dpo", "dpo")),
+                Claim(first="ganpo_simpo", second="simpo", published=_gain(setting, "ganpo_simpo", "simpo")),
+                Claim(first="simpo", second="dpo", published=_gain(setting, "simpo", "dpo")),
+            ),
+            scales={"small": SMALL, "paper": scale},
+            published=TABLE_1[setting],
+            note="the published differences are of length-controlled rates; the interval is that of the raw ones",
+        )
+    )
+
+
+_table_1("ganpo_table1_gemma", GEMMA, GEMMA_SCALE)
+_table_1("ganpo_table1_llama", LLAMA, LLAMA_SCALE, ganpo_dpo={"latent.layers": "4"}, ganpo_simpo={"latent.layers": "4"})
+
+PRESETS.add(
+    Preset(
+        name="ganpo_table3",
+        paper=PAPER,
+        where="Table 3",
+        arms=(
+            Arm(label="none", method="dpo", published="dpo (none)"),
+            Arm(
+                label="mse",
+                method="ganpo_dpo",
+                settings={"latent.discriminator": "mse"},
+                published="ganpo_dpo, latent.discriminator=mse",
+            ),
+            Arm(
+                label="mlp",
+                method="ganpo_dpo",
+                settings={"latent.discriminator": "mlp"},
+                published="ganpo_dpo, latent.discriminator=mlp",
+            ),
+            Arm(label="transformer", method="ganpo_dpo", published="ganpo_dpo"),
+        ),
+        claims=(
+            Claim(first="transformer", second="none", published=1.90),
+            Claim(first="transformer", second="mlp", published=2.17),
+            Claim(first="transformer", second="mse", published=2.66),
+            Claim(first="mlp", second="none", higher=False, published=-0.27),
+            Claim(first="mse", second="none", higher=False, published=-0.76),
+        ),
+        scales={"small": SMALL, "paper": GEMMA_SCALE},
+        published=TABLE_3,
+    )
+)
+
+
+ROBUSTNESS = {"hot": Measure(task="robustness", value="hot"), "drop": Measure(task="robustness", value="drop")}
+_SCALES: Mapping[ScaleName, Scale] = {"small": SMALL, "paper": GEMMA_SCALE}
+FIGURE_3: Mapping[ScaleName, Scale] = {
+    name: replace(scale, arguments=(*scale.arguments, "--tasks", "robustness", "--of", of), measures=ROBUSTNESS)
+    for (name, scale), of in zip(_SCALES.items(), ("constraints", "alpaca_eval"), strict=True)
+}
+PRESETS.add(
+    Preset(
+        name="ganpo_fig3",
+        paper=PAPER,
+        where="Figure 3",
+        arms=tuple(Arm(label=method, method=method) for method in ("dpo", "ganpo_dpo")),
+        claims=(
+            Claim(first="ganpo_dpo", second="dpo", measure="hot"),
+            Claim(first="ganpo_dpo", second="dpo", higher=False, measure="drop"),
+        ),
+        scales=FIGURE_3,
+        note="`hot` is the score at the highest temperature, `drop` what is lost from the lowest to it",
+    )
+)

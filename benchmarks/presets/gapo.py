@@ -1,0 +1,54 @@
+"""GAPO (arXiv 2503.20194): preferential prompts against preferential responses, for PPO and for GAPO."""
+
+from benchmarks.presets.types import PRESETS, Arm, Claim, Measure, Preset, Scale
+from benchmarks.references import GAPO, PUBLISHED
+from methods.gapo import PAPER
+
+(TABLE,) = (table for table in PUBLISHED if (table.paper, table.where) == (GAPO, "preferential prompts"))
+RESPONSES, PROMPTS = "constraints", "constraints_preferential"  # the same instructions in both
+MEASURES = {"quality": Measure(task="constraints", value="followed_strict")}
+SHARED = ("--tasks", "constraints", "--seeds", "0,1,2")
+
+PRESETS.add(
+    Preset(
+        name="gapo_pp_vs_pr",
+        paper=PAPER,
+        where=TABLE.where,
+        arms=tuple(
+            Arm(label=f"{name}, {kind}", method=method, dataset=dataset, published=name)
+            for name, method in (("ppo", "ppo_base"), ("gapo", "gapo"))
+            for kind, dataset in (("responses", RESPONSES), ("prompts", PROMPTS))
+        ),
+        claims=(
+            Claim(first="ppo, prompts", second="ppo, responses", published=10.9),
+            Claim(first="gapo, prompts", second="gapo, responses", published=12.5),
+            Claim(first="gapo, prompts", second="ppo, prompts", published=6.0),
+            Claim(first="gapo, responses", second="ppo, responses", published=4.4),
+        ),
+        scales={
+            "small": Scale(
+                arguments=(
+                    *("--model", "smollm2_135m", "--max-pairs", "120", "--epochs", "1", "--max-length", "256"),
+                    *SHARED,
+                ),
+                measures=MEASURES,
+                note="SmolLM2-135M with LoRA; verifiable demands instead of product descriptions",
+            ),
+            "paper": Scale(
+                arguments=(
+                    "--model",
+                    "Qwen/Qwen2.5-7B-Instruct",
+                    "--full",
+                    "--epochs",
+                    "1",
+                    "--batch-size",
+                    "128",
+                    *SHARED,
+                ),
+                measures=MEASURES,
+                note="the paper's product descriptions are not public: its comparison, on verifiable demands",
+            ),
+        },
+        published=TABLE,
+    )
+)

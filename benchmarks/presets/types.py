@@ -1,0 +1,121 @@
+"""What a published comparison is made of: arms, claims about them, and a scale at which to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from benchmarks.references import PublishedTable
+from registry import Paper
+from registry.catalogue import Catalogue
+
+ScaleName = Literal["small", "paper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row of the comparison: a method with what sets it apart.
+
+    `dataset` replaces the scale's; `after` names the arm whose policy this one starts from, seed by seed.
+    """
+
+    label: str
+    method: str
+    settings: Mapping[str, str] = field(
+        default_factory=dict
+    )  # dotted names without the method's: {"latent.weight": "0"}
+    dataset: str | None = None
+    after: str | None = None
+    published: str | None = None  # the row of the published table; the label, if it is called the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """`first` scores higher than `second`, or lower. The published difference is in the paper's own unit."""
+
+    first: str
+    second: str
+    higher: bool = True
+    published: float | None = None  # first − second; None where the paper shows a curve and no figure
+    measure: str = "quality"
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.first} {'above' if self.higher else 'below'} {self.second}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A task and the value of its items that is compared."""
+
+    task: str
+    value: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.task} {self.value}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How a comparison is run: options of `benchmarks.run`, what is measured, and what that departs in."""
+
+    arguments: tuple[str, ...]
+    measures: Mapping[str, Measure]
+    lr: float | None = None  # equal for all arms; None: the papers'
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One published comparison. Raises ValueError for a claim about an arm or a measure that it has not."""
+
+    name: str
+    paper: Paper
+    where: str
+    arms: tuple[Arm, ...]
+    claims: tuple[Claim, ...]
+    scales: Mapping[ScaleName, Scale]
+    published: PublishedTable | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        labels = [arm.label for arm in self.arms]
+        named = [name for claim in self.claims for name in (claim.first, claim.second)]
+        named += [arm.after for arm in self.arms if arm.after is not None]
+        if unknown := sorted(set(named) - set(labels)):
+            raise ValueError(
+                f"{self.name} says something of {', '.join(unknown)}, and its arms are {', '.join(labels)}"
+            )
+        for scale, of in self.scales.items():
+            if missing := {claim.measure for claim in self.claims} - of.measures.keys():
+                raise ValueError(f"{self.name} at scale {scale} measures no {', '.join(sorted(missing))}")
+        for claim in self.claims:
+            if claim.published is not None and (claim.published > 0) != claim.higher:
+                raise ValueError(f"{self.name}: {claim.sentence} is not what a difference of {claim.published} says")
+
+    @property
+    def stages(self) -> list[list[Arm]]:
+        """The arms in the order and the groups in which commands can run them: one data set, no method twice."""
+        made: list[list[Arm]] = []
+        for arm in sorted(self.arms, key=self._depth):
+            shared = (
+                group
+                for group in made
+                if (group[0].dataset, group[0].after) == (arm.dataset, arm.after)
+                and arm.method not in {other.method for other in group}
+            )
+            group = next(shared, None)
+            if group is None:
+                made.append([arm])
+            else:
+                group.append(arm)
+        return made
+
+    def _depth(self, arm: Arm) -> int:
+        earlier = next((other for other in self.arms if other.label == arm.after), None)
+        return 0 if earlier is None else 1 + self._depth(earlier)
+
+
+PRESETS: Catalogue[Preset] = Catalogue("preset")

@@ -1,0 +1,144 @@
+"""What a store says of a published comparison's claims.
+
+A claim *agrees* or *disagrees* if the 95 % interval of its paired difference lies on one side of zero, and is
+*undecided* where the interval holds zero or too few seeds or prompts were run to say anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.columns import Column, compare_rows
+from benchmarks.presets import Arm, Claim, Measure, Preset, ScaleName
+from benchmarks.results import Evaluation, Run, load
+from benchmarks.statistics import Comparison, Interval
+from benchmarks.tasks import load_tasks
+
+Verdict = Literal["agrees", "disagrees", "undecided", "not measured"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim and what was measured of it; `why` says what keeps it undecided."""
+
+    claim: Claim
+    measure: Measure
+    comparison: Comparison | None
+    share: bool
+    verdict: Verdict
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    preset: Preset
+    scale: ScaleName
+    findings: tuple[Finding, ...]
+    scores: Mapping[str, Mapping[str, Interval]]  # by measure, then by arm
+
+
+def read(preset: Preset, scale: ScaleName, out: Path) -> Reproduction:
+    """What the store below `out` says of every claim; an arm that was not run leaves its claims unmeasured."""
+    load_tasks()  # they say which of their values are shares
+    runs = load(out).runs
+    owned = {arm.label: [run for run in runs if label_of(preset, run) == arm.label] for arm in preset.arms}
+    findings: list[Finding] = []
+    scores: dict[str, dict[str, Interval]] = {}
+    columns: dict[str, Column] = {}
+    for key, measure in preset.scales[scale].measures.items():
+        entries = _entries(owned, measure)
+        if entries:
+            column, scored = compare_rows(entries)
+            columns[key] = column
+            scores[key] = {
+                name: score.interval if measure.value == column.primary else score.others[measure.value]
+                for name, score in scored.items()
+                if measure.value == column.primary or measure.value in score.others
+            }
+    for claim in preset.claims:
+        measure = preset.scales[scale].measures[claim.measure]
+        comparison = None
+        share = False
+        if claim.measure in columns:
+            column = columns[claim.measure]
+            pairs = column.comparisons if measure.value == column.primary else column.others.get(measure.value, {})
+            comparison = _oriented(pairs, claim)
+            share = measure.value in column.shares
+        findings.append(_judged(claim, measure, comparison, share))
+    return Reproduction(preset, scale, tuple(findings), scores)
+
+
+def label_of(preset: Preset, run: Run) -> str | None:
+    """The arm that a run belongs to: of those that it fits, the one that says most about it."""
+    methods = {arm.label: arm.method for arm in preset.arms}
+
+    def fits(arm: Arm) -> bool:
+        held = {key: str(value) for key, value in run.hyperparameters.items()}
+        same = all(held.get(key) == value for key, value in arm.settings.items())
+        # a policy that starts from another run's is named after it: smollm2_135m+sft-0a1b2c3d
+        start = f"+{methods[arm.after]}-" in run.model["name"] if arm.after else "+" not in run.model["name"]
+        return arm.method == run.method and same and start and arm.dataset in (None, run.data["name"])
+
+    fitting = [arm for arm in preset.arms if fits(arm)]
+    best = max(fitting, key=lambda arm: len(arm.settings) + (arm.dataset is not None), default=None)
+    return None if best is None else best.label
+
+
+def _entries(owned: Mapping[str, Sequence[Run]], measure: Measure) -> dict[str, list[Evaluation]]:
+    """Each arm's evaluations by seed, all on the same items: of several versions, the one that most runs have."""
+    found = {
+        label: [e for run in runs for e in run.evaluations if e.task == measure.task and e.result.items]
+        for label, runs in owned.items()
+    }
+    versions = [evaluation.version for evaluations in found.values() for evaluation in evaluations]
+    usual = max(versions, key=versions.count, default=None)
+    return {label: kept for label, all_ in found.items() if (kept := [e for e in all_ if e.version == usual])}
+
+
+def _oriented(pairs: Mapping[tuple[str, str], Comparison], claim: Claim) -> Comparison | None:
+    if (claim.first, claim.second) in pairs:
+        return pairs[claim.first, claim.second]
+    other = pairs.get((claim.second, claim.first))
+    if other is None:
+        return None
+    return dataclasses.replace(other, estimate=-other.estimate, low=-other.high, high=-other.low)
+
+
+def _judged(claim: Claim, measure: Measure, comparison: Comparison | None, share: bool) -> Finding:
+    if comparison is None:
+        return Finding(claim, measure, None, share, "not measured", f"no {measure.name} of both")
+    if not comparison.claims:
+        return Finding(claim, measure, comparison, share, "undecided", "too few seeds or prompts for a claim")
+    if comparison.low <= 0 <= comparison.high:
+        return Finding(claim, measure, comparison, share, "undecided", "the interval holds zero")
+    agrees = (comparison.estimate > 0) == claim.higher
+    return Finding(claim, measure, comparison, share, "agrees" if agrees else "disagrees")
+
+
+def as_json(found: Reproduction) -> dict[str, object]:
+    """Everything that is printed, unrounded."""
+    return {
+        "preset": found.preset.name,
+        "paper": found.preset.paper.arxiv,
+        "where": found.preset.where,
+        "scale": found.scale,
+        "claims": [
+            {
+                "first": f.claim.first,
+                "second": f.claim.second,
+                "higher": f.claim.higher,
+                "published": f.claim.published,
+                "task": f.measure.task,
+                "value": f.measure.value,
+                "measured": None if f.comparison is None else vars(f.comparison),
+                "verdict": f.verdict,
+                "why": f.why,
+            }
+            for f in found.findings
+        ],
+        "rows": {key: {name: vars(i) for name, i in rows.items()} for key, rows in found.scores.items()},
+    }
