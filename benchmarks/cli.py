@@ -19,19 +19,91 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.run",
         description="Train alignment methods on the same pairs from the same model, evaluate and rank them.",
     )
+    _training_options(made)
+    add = made.add_argument
+    add("--seeds", default="0", help="0,1,2: one run a method and seed (default: 0)")
+    add("--tasks", default="held_out,ifeval", help="what to evaluate (default: held_out,ifeval)")
+    add("--held-out-pairs", type=int, help="held-out rows to take (default: all)")
+    add("--num-prompts", type=int, help="prompts of a generation task (default: all)")
+    add("--max-new-tokens", type=int, help="length limit of a response (default: the task's own)")
+    add("--executor", choices=("local", "ray"), default="local", help="where cells run: here, or as tasks of Ray")
+    add("--cpus-per-cell", type=float, default=1, metavar="N", help="cores that a task of Ray asks for (default: 1)")
+    add("--gpus-per-cell", type=float, default=0, metavar="N", help="GPUs that a task of Ray asks for (default: 0)")
+    _task_options(made)
+    add("--dry-run", action="store_true", help="show grid, tokens, steps, time and memory, and stop")
+    add("--list", choices=KINDS, metavar="KIND", help="methods, models, datasets or tasks: what there is, and stop")
+    return made
+
+
+def _task_options(made: argparse.ArgumentParser) -> None:
+    """What belongs to single tasks: each option sets the field of that name, in every task that has it."""
+    add = made.add_argument_group("options of tasks").add_argument
+    add("--judge", help="alpaca_eval: api:ANNOTATOR[@MODEL], reward:FOLDER_OR_HUB_ID or function:MODULE:FUNCTION")
+    add("--baseline", help="alpaca_eval: gpt4, base (the untrained model) or the id of a run (default: gpt4)")
+    add("--difficulty", metavar="FILE.csv", help="alpaca_eval against gpt4: the difficulty of each instruction")
+    add("--of", metavar="TASK", help="robustness, length: the task they look at (default: ifeval, alpaca_eval)")
+    add("--temperatures", type=_numbers, metavar="T,T", help="robustness (0,0.3,0.5,0.7,1,1.3,1.5), discriminator")
+    add("--edges", type=_numbers, metavar="N,N", help="length: characters between buckets (default: equal shares)")
+    add("--oracle", help="discriminator: constraints, ifeval or reward:FOLDER_OR_HUB_ID (default: constraints)")
+    add("--reward-model", metavar="FOLDER_OR_HUB_ID", help="discriminator: a reward model to correlate too")
+    add("--lm-benchmarks", dest="benchmarks", type=_names, metavar="NAME,NAME", help="lm_eval (default: all four)")
+    add("--lm-data", dest="data", metavar="FOLDER", help="lm_eval: its data as files (default: from the hub)")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def search_parser() -> argparse.ArgumentParser:
+    """Every option of `python -m benchmarks.search`."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.search",
+        description="Search hyperparameters, with the same budget for every method, on the dev split.",
+    )
+    _training_options(made)
+    add = made.add_argument
+    budget = made.add_mutually_exclusive_group()
+    budget.add_argument("--trials", type=int, help="trials for each method (default: 20)")
+    budget.add_argument("--budget-minutes", type=float, metavar="MINUTES", help="measured time for each method instead")
+    add(
+        "--space",
+        action="append",
+        default=[],
+        metavar="NAME=RANGE",
+        help="ganpo_dpo.latent.weight=0.1:10:log, or *.lr=1e-5,1e-4; repeatable",
+    )
+    add("--metric", default="dev/accuracy", help="dev/accuracy,cost/seconds: what is optimised; several give a front")
+    add(
+        "--constraint", action="append", default=[], metavar="METRIC<=NUMBER", help="dev/length_growth<=0.1; repeatable"
+    )
+    add("--sampler", default="gp", help="gp, tpe, random or grid; gp,random runs two arms (default: gp)")
+    add("--pruner", default="none", help="hyperband, wilcoxon (over seeds) or none (default: none)")
+    add("--seeds", default="1000", help="of the trials; a tuned method is run at others (default: 1000)")
+    add("--storage", metavar="URL", help="a database that several machines share (default: a journal file below --out)")
+    add("--workers", type=int, default=1, help="processes on this machine (default: 1)")
+    add("--dev-pairs", type=int, help="dev rows to take (default: all)")
+    add("--num-prompts", type=int, default=32, help="prompts that a metric of responses asks (default: 32)")
+    add("--max-new-tokens", type=int, default=128, help="length limit of a response (default: 128)")
+    add("--dry-run", action="store_true", help="show space, trials and estimated time, and stop")
+    return made
+
+
+def _training_options(made: argparse.ArgumentParser) -> None:
+    """What a comparison and a search share: what is trained, on what, and how."""
     add = made.add_argument
     add("--methods", default="dpo,ganpo_dpo", help="names or formulas: dpo,ganpo_dpo,ipo+latent")
     add("--model", default=DEFAULT_MODEL, help=f"a preset, a hub id or a folder (default: {DEFAULT_MODEL})")
     add("--dataset", default=DEFAULT_DATASET, help=f"a preset or a JSON, JSONL or Parquet file ({DEFAULT_DATASET})")
-    add("--seeds", default="0", help="0,1,2: one run a method and seed (default: 0)")
-    add("--tasks", default="held_out,ifeval", help="what to evaluate (default: held_out,ifeval)")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="ganpo_dpo.latent.weight=0.3; repeatable")
     adaptation = made.add_mutually_exclusive_group()
     add_either = adaptation.add_argument
     add_either("--lora", type=int, default=16, metavar="RANK", help="train an adapter of this rank (default: 16)")
     add_either("--full", action="store_true", help="train all weights")
     add("--max-pairs", type=int, help="training rows to take (default: all)")
-    add("--held-out-pairs", type=int, help="held-out rows to take (default: all)")
     length = made.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=float, default=1.0, help="passes over the training rows (default: 1)")
     length.add_argument("--max-steps", type=int, help="updates of the policy, instead of epochs")
@@ -40,14 +112,10 @@ def parser() -> argparse.ArgumentParser:
     add("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
     add("--max-length", type=int, default=1024, help="tokens of prompt and completion together (default: 1024)")
     add("--max-prompt-length", type=int, help="tokens of the prompt (default: what the completion leaves)")
-    add("--num-prompts", type=int, help="prompts of a generation task (default: all)")
-    add("--max-new-tokens", type=int, default=1280, help="length limit of a response (default: 1280)")
+    add("--overlong", choices=("truncate", "drop"), default="truncate", help="rows over the limit (default: truncate)")
     add("--out", type=Path, default=Path(".advalign"), help="the output folder (default: .advalign)")
     add("--tracking-uri", help="an MLflow store, or none (default: sqlite below the output folder)")
     add("--checkpoint-every", type=int, metavar="STEPS", help="default: about once a minute")
-    add("--dry-run", action="store_true", help="show grid, tokens, steps, time and memory, and stop")
-    add("--list", choices=KINDS, metavar="KIND", help="methods, models, datasets or tasks: what there is, and stop")
-    return made
 
 
 @dataclasses.dataclass(frozen=True)

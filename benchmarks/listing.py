@@ -5,7 +5,6 @@ Reads catalogues only, so that it needs neither weights nor the libraries that w
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -16,8 +15,7 @@ from registry import Card, flatten, nearest, search_space
 from registry.datasets import DATASETS, DEFAULT_DATASET, DatasetPreset
 from registry.models import DEFAULT_MODEL, MODELS, ModelPreset
 
-TASK_MODULES = ("benchmarks.held_out", "benchmarks.ifeval")  # each registers its task on import
-COPIED = ("paper", "search space", "settings")  # columns of names that a user copies: not folded
+COPIED = ("paper", "search space")  # columns of names that a user copies: not folded
 
 
 def listing(kind: str) -> Table:
@@ -81,14 +79,13 @@ def _datasets() -> Table:
 
 
 def _tasks() -> Table:
-    from benchmarks.tasks import TASKS
+    from benchmarks.tasks import TASKS, load_tasks
 
-    for module in TASK_MODULES:
-        importlib.import_module(module)
-    table = _table("tasks", "task", "paper", "ranks by", "revision", "settings", "note")
+    load_tasks()
+    table = _table("tasks", "task", "paper", "ranks by", "settings", "note")
     for card in TASKS.values():
-        settings = "\n".join(f"{card.name}.{key} = {value}" for key, value in flatten(card.spec).items())
-        table.add_row(card.name, _paper(card), card.spec.primary, str(card.spec.revision), settings, card.note)
+        settings = "\n".join(f"{key} = {value}" for key, value in flatten(card.spec).items())
+        table.add_row(card.name, _paper(card), card.spec.primary, settings, card.note)
     return table
 
 
@@ -132,6 +129,8 @@ def _paper(card: Card) -> str:
 
 
 def _origin(preset: ModelPreset | DatasetPreset) -> str:
+    if isinstance(preset, DatasetPreset) and preset.file is not None:
+        return "in this repository"
     return "" if preset.package is None else f"in the package {preset.package.package}"
 
 

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from benchmarks.cli import parser
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from benchmarks.comparison import Comparison
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 for a mistake of the user's, told in one line."""
     options = parser().parse_args(arguments)
-    try:
+
+    def command() -> int:
         if options.list:
             from rich.console import Console
 
@@ -25,15 +32,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             Console().print(listing(options.list))
             return 0
-        _keep_the_heap_whole()
-        from benchmarks.grid import run
+        from rich.console import Console
 
-        return run(options)
+        from benchmarks import grid
+        from benchmarks.comparison import settle
+
+        console = Console(stderr=True)
+        comparison = settle(options)
+        if options.dry_run:
+            return _dry_run(comparison, console)
+        if options.executor == "ray":
+            from benchmarks.cluster import ClusterGrid
+
+            grid.run(comparison, console, ClusterGrid)
+        else:
+            grid.run(comparison, console)
+        return 0
+
+    return guarded(command)
+
+
+def _dry_run(comparison: Comparison, console: Console) -> int:
+    """Show the plan; 2 if it cannot be held here."""
+    from benchmarks import plan
+    from benchmarks.comparison import planned
+
+    methods = comparison.methods
+    cells = [("base", None, "to run"), *((name, seed, "to run") for seed in comparison.seeds for name in methods)]
+    whole = planned(comparison, cells)
+    console.print(plan.render(whole))
+    if comparison.data is None:
+        console.print("the tokenizer is not at hand: lengths are the limits, not counts", style="dim")
+    else:
+        console.print(comparison.data.report.summary(), style="dim", markup=False)
+    return 0 if whole.verdict.fits else 2
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """What `command` returns, or 2 for a mistake of the user's, told in one line."""
+    try:
+        keep_the_heap_whole()
+        return command()
     except (KeyError, ValueError, OSError, RuntimeError) as error:
         from registry.assets import AssetError
 
         if isinstance(error, RuntimeError) and not isinstance(error, AssetError):
-            from experiments.trainer import NonFiniteError
+            from experiments.step_log import NonFiniteError
 
             if not isinstance(error, NonFiniteError):
                 raise
@@ -42,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _keep_the_heap_whole() -> None:
+def keep_the_heap_whole() -> None:
     """Large tensors go back to the system when they are freed: glibc's default doubled the measured peak memory."""
     if sys.platform == "linux":
         import contextlib

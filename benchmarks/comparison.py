@@ -1,0 +1,238 @@
+"""What the options of a comparison mean, settled and checked before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import costs, plan, tuned
+from benchmarks.cli import Overrides
+from benchmarks.machine import Machine, this_machine
+from benchmarks.tasks import TASKS, Task, load_tasks
+from experiments import sharding
+from experiments.data import TokenizedData, prepare
+from experiments.experiment import Training
+from experiments.models import load_tokenizer, meta_model, num_parameters, resolve_model
+from experiments.study_record import StudyRecord
+from methods import resolve
+from methods.protocols import Adversary, Method
+from registry import flatten, override
+from registry.models import MODELS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Methods at seeds on one model and one data set. Without weights at hand (a plan of a gated model) `data` and
+    `tokenizer` may be None."""
+
+    options: argparse.Namespace
+    methods: Mapping[str, Method]
+    seeds: Sequence[int]
+    tasks: Sequence[Task]
+    model: Any  # what load_model and meta_model take
+    tokenizer: PreTrainedTokenizerBase | None
+    data: TokenizedData | None
+    training: Training
+    studies: Mapping[str, StudyRecord] = dataclasses.field(default_factory=dict)  # of the tuned methods, by name
+
+
+def settle(options: argparse.Namespace) -> Comparison:
+    """Everything a comparison needs before its weights. Raises KeyError and ValueError for a mistake in the options."""
+    names = unique(options.methods)
+    seeds = seeds_of(options.seeds)
+    overrides = Overrides.parse(options.set, names)
+    studies = {name: tuned.find(name, options, seeds) for name in names if tuned.is_tuned(name)}
+    methods = {name: method_of(name, options.model, overrides, studies.get(name)) for name in names}
+    tasks = [task_of(name, options) for name in unique(options.tasks)]
+    planning = options.dry_run and options.model in MODELS
+    model = options.model if planning else resolve_model(options.model)
+    tokenizer = _tokenizer_at_hand(options.model) if planning else load_tokenizer(model)
+    data = None if tokenizer is None else data_of(options, tokenizer)
+    if data is not None:
+        check_roles(methods, data)
+        if not data.held_out and any(task.name == "held_out" for task in tasks):
+            raise ValueError(
+                f"no held-out pairs are left in {data.name}: too few prompts, or --held-out-pairs 0;"
+                " give more data or leave held_out out of --tasks"
+            )
+    num_train = len(data.train) if data else options.max_pairs or options.batch_size
+    return Comparison(
+        options=options,
+        methods=methods,
+        seeds=seeds,
+        tasks=tasks,
+        model=model,
+        tokenizer=tokenizer,
+        data=data,
+        training=training_of(options, num_train),
+        studies=studies,
+    )
+
+
+def method_of(name: str, model: str, overrides: Overrides, study: StudyRecord | None = None) -> Method:
+    """The method with what the study found and its overrides, and every learning rate resolved, so that the address of
+    a run says all."""
+    card = resolve(tuned.plain(name))
+    found = tuned.hyperparameters(study) if study else {}
+    spec: Method = override(override(card.spec, found), overrides.for_method(name))
+    rates = MODELS[model].lr if model in MODELS else {}
+    lr = spec.lr or rates.get(name) or rates.get(spec.objective.name) or card.lr
+    assert lr is not None
+    regularizers = []
+    for part in spec.regularizers:
+        resolvable = isinstance(part, Adversary) and part.lr is None
+        regularizers.append(dataclasses.replace(part, lr=lr / 2) if resolvable else part)  # type: ignore[type-var]
+    return dataclasses.replace(spec, lr=lr, regularizers=tuple(regularizers))
+
+
+def task_of(name: str, options: argparse.Namespace) -> Task:
+    """The task with what the options say of its fields."""
+    load_tasks()
+    task: Any = TASKS[name].spec
+    given = {key: value for key, value in vars(options).items() if value is not None}
+    fields = {field.name for field in dataclasses.fields(task)}
+    made: Task = dataclasses.replace(task, **{key: value for key, value in given.items() if key in fields})
+    return made
+
+
+def data_of(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> TokenizedData:
+    """The tokens that every method trains and is evaluated on."""
+    return prepare(
+        options.dataset,
+        tokenizer,
+        max_length=options.max_length,
+        max_prompt_length=options.max_prompt_length,
+        overlong=options.overlong,
+        max_pairs=options.max_pairs,
+        held_out_pairs=options.held_out_pairs,
+    )
+
+
+def training_of(options: argparse.Namespace, num_train: int) -> Training:
+    """How each method is trained; without --max-steps so many steps that the rows are seen --epochs times."""
+    steps = options.max_steps
+    if steps is None:
+        steps = max(1, math.ceil(options.epochs * num_train / max(1, options.batch_size)))
+    return Training(
+        steps=steps,
+        batch_size=options.batch_size,
+        micro_batch_size=min(options.micro_batch_size, options.batch_size),
+        lora_rank=None if options.full else options.lora,
+        gradient_checkpointing=options.gradient_checkpointing,
+    )
+
+
+def check_roles(methods: Mapping[str, Method], data: TokenizedData) -> None:
+    """ValueError for a method that reads what this data does not give, before anything is trained."""
+    given = {role for example in data.train for role in example.sequences}
+    for name, method in methods.items():
+        missing = [role for role in method.offline_reads if role not in given]
+        if method.objective.name == "kto" and not method.regularizers and {"chosen", "rejected"} & given:
+            missing = [role for role in missing if role == "mismatched"]
+        if missing:
+            raise ValueError(
+                f"{name} reads {', '.join(missing)}, which {data.name} ({data.kind}) does not give;"
+                f" it gives {', '.join(sorted(given))}"
+            )
+
+
+def planned(comparison: Comparison, cells: Sequence[tuple[str, int | None, str]]) -> plan.Plan:
+    """What it will cost. `cells (("base", None, "to run"), ("dpo", 0, "finished"))`."""
+    options, training, machine = comparison.options, comparison.training, this_machine()
+    model = meta_model(comparison.model)
+    facts, completion = _facts(comparison)
+    plans = []
+    for name, method in comparison.methods.items():
+        default = flatten(resolve(tuned.plain(name)).spec)
+        longest = facts.longest_tokens
+        memory = costs.memory(
+            method, training, model, longest_row_tokens=longest, completion_tokens=max(1, longest // 2)
+        ).in_shards(sharding.number())
+        duration = costs.seconds(
+            method, training, model, machine, mean_row_tokens=facts.mean_tokens, mean_completion_tokens=completion
+        )
+        changed = {key: value for key, value in flatten(method).items() if value != default[key] and key != "lr"}
+        plans.append(plan.MethodPlan(name=name, lr=method.lr, memory=memory, seconds=duration, changed=changed))
+    return plan.Plan(
+        model=options.model,
+        num_parameters=num_parameters(model),
+        num_trainable=costs.num_trainable(model, training.lora_rank),
+        training=training,
+        data=facts,
+        cells=cells,
+        methods=plans,
+        free_bytes=machine.free_bytes,
+        task_seconds=_task_seconds(comparison, facts, model, machine),
+    )
+
+
+def unique(text: str) -> list[str]:
+    """The names of a list such as `dpo,ganpo_dpo`, each once. ValueError for none."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError("the list of names is empty")
+    return list(dict.fromkeys(names))
+
+
+def seeds_of(text: str) -> list[int]:
+    """`0,1,2`. ValueError for anything else."""
+    try:
+        return [int(seed) for seed in unique(text)]
+    except ValueError:
+        raise ValueError(f"--seeds {text} is not a list of whole numbers such as 0,1,2") from None
+
+
+def _tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
+    """For a plan, which needs neither weights nor a network: None where the tokenizer cannot be had."""
+    if MODELS[name].gated and MODELS[name].package is None:
+        return None
+    try:
+        return load_tokenizer(name)
+    except (RuntimeError, OSError):
+        return None
+
+
+def _facts(comparison: Comparison) -> tuple[plan.DataFacts, float]:
+    """What the plan says of the data, and the mean number of tokens of a completion."""
+    options, data = comparison.options, comparison.data
+    if data is None:  # without tokens: what the limits allow
+        longest = mean = float(options.max_length)
+        completion, num_train, num_held_out = longest / 2, options.max_pairs or 0, options.held_out_pairs or 0
+    else:
+        sequences = [s for example in data.train for s in example.sequences.values()]
+        longest = float(max(map(len, sequences)))
+        mean = sum(map(len, sequences)) / len(sequences)
+        completion = sum(len(s.completion) for s in sequences) / len(sequences)
+        num_train, num_held_out = len(data.train), len(data.held_out)
+    facts = plan.DataFacts(
+        name=options.dataset,
+        num_train=num_train,
+        num_held_out=num_held_out,
+        mean_tokens=mean,
+        longest_tokens=int(longest),
+        train_tokens=int(mean * 2 * num_train),
+    )
+    return facts, completion
+
+
+def _task_seconds(comparison: Comparison, facts: plan.DataFacts, model: Any, machine: Machine) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for task in comparison.tasks:
+        given: Any = task
+        if hasattr(task, "max_new_tokens"):
+            times = len(getattr(task, "temperatures", (0,)))
+            seconds[task.name] = times * costs.generation_seconds(
+                model, machine, num_prompts=given.num_prompts or 541, max_new_tokens=given.max_new_tokens or 1280
+            )
+        else:
+            seconds[task.name] = costs.scoring_seconds(
+                model, machine, num_sequences=2 * facts.num_held_out, mean_row_tokens=facts.mean_tokens
+            )
+    return seconds
