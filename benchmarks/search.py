@@ -1,0 +1,293 @@
+"""Search hyperparameters: the same budget for every method, on the dev split.
+
+    python -m benchmarks.search --methods dpo,ganpo_dpo --trials 20
+
+The same command again continues; `python -m benchmarks.run --methods dpo@tuned,ganpo_dpo@tuned` uses what it found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.cli import Overrides, search_parser
+from benchmarks.run import guarded
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from rich.console import Console
+
+    from benchmarks.trials import Trials
+    from experiments.study import Budget, Design, Outcome, Report, Study
+    from methods.protocols import Method
+
+TRIALS = 20
+WORKER = "ADVALIGN_SEARCH_WORKER"  # set for the processes that --workers starts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0, or 2 for a mistake of the user's, told in one line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = search_parser().parse_args(words)
+    return guarded(lambda: search(options, words))
+
+
+def search(options: argparse.Namespace, words: Sequence[str]) -> int:
+    """What the command does after its options are read; `words` are what further workers are started with."""
+    from rich.console import Console
+
+    from benchmarks import search_plan
+    from experiments.study import Study, open_storage, work
+
+    helping = WORKER in os.environ
+    console = Console(stderr=True, quiet=helping)
+    arms = _arms(options)
+    trials = _trials(options, {arm.name: arm.build({}) for arm in arms})
+    designs = [_design(arm, trials, options) for arm in arms]
+    budgets = [_budget(options, design) for design in designs]
+    if not helping:
+        console.print(search_plan.render(designs, budgets, {arm.name: arm.build({}) for arm in arms}, trials))
+        console.print(trials.data.report.summary(), style="dim", markup=False)
+    if options.dry_run:
+        return 0
+    if not helping:
+        trials.prepare([arm.build({}) for arm in arms])
+    folder = options.out / "studies"
+    storage = open_storage(options.storage or str(folder / "journal.log"))
+    studies = [
+        Study(design, storage, budget=budget, folder=folder, run=_runner(arm, design, trials, console))
+        for arm, design, budget in zip(arms, designs, budgets, strict=True)
+    ]
+    others = [] if helping else _start_workers(options.workers - 1, words)
+    try:
+        work(studies)
+    finally:
+        for other in others:
+            other.wait()
+    if not helping:
+        _conclude(studies, trials, console)
+    return 0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method with one sampler: one study."""
+
+    name: str
+    sampler: str
+    space: Mapping[str, BaseDistribution]
+    fixed: Mapping[str, str]
+    model: str
+
+    def build(self, params: Mapping[str, Any]) -> Method:
+        """The method with the fixed and the given hyperparameters, every learning rate resolved."""
+        from benchmarks.comparison import method_of
+
+        values = {f"{self.name}.{key}": value for key, value in (*self.fixed.items(), *params.items())}
+        return method_of(self.name, self.model, Overrides(values))
+
+
+def _arms(options: argparse.Namespace) -> list[Arm]:
+    from benchmarks.comparison import unique
+    from benchmarks.search_space import Range, space_of
+    from experiments.study_sampler import SAMPLERS
+    from methods import resolve
+    from registry import nearest
+
+    names, samplers = unique(options.methods), unique(options.sampler)
+    for sampler in samplers:
+        if sampler not in SAMPLERS:
+            raise KeyError(f"no sampler {sampler!r}{nearest(sampler, SAMPLERS)}")
+    overrides = Overrides.parse(options.set, names)
+    ranges = [Range.parse(text, names) for text in options.space]
+    arms = []
+    for name in names:
+        fixed = overrides.for_method(name)
+        for sampler in samplers:
+            given = sampler == "grid"
+            space = space_of(name, resolve(name).spec, fixed=tuple(fixed), ranges=ranges, tunables=not given)
+            arms.append(Arm(name, sampler, space, fixed, options.model))
+    return arms
+
+
+def _budget(options: argparse.Namespace, design: Design) -> Budget:
+    """What was asked for; a grid has as many trials as points."""
+    from experiments.study import Budget
+
+    if design.sampler == "grid":
+        return Budget(trials=len(design.first))
+    if options.budget_minutes is not None:
+        return Budget(seconds=60 * options.budget_minutes)
+    return Budget(trials=TRIALS if options.trials is None else options.trials)
+
+
+def _trials(options: argparse.Namespace, methods: Mapping[str, Method]) -> Trials:
+    """Model, tokens, reference store and tracker, once for all studies."""
+    from accelerate import Accelerator
+
+    from benchmarks.comparison import check_roles, seeds_of, training_of, unique
+    from benchmarks.dev_metrics import Constraint, Sampled, known
+    from benchmarks.trials import Trials
+    from experiments.data import prepare
+    from experiments.models import load_tokenizer, resolve_model, weights_hash
+    from experiments.reference import ReferenceStore
+    from experiments.tracking import Tracker, default_uri
+
+    metrics = tuple(known(name) for name in unique(options.metric))
+    constraints = tuple(Constraint.parse(text) for text in options.constraint)
+    seeds = tuple(seeds_of(options.seeds))
+    if options.pruner == "hyperband" and not metrics[0].startswith("dev/"):
+        raise ValueError(f"--pruner hyperband measures a trial on its way, which {metrics[0]} does not allow")
+    if options.pruner == "wilcoxon" and len(seeds) < 2:
+        raise ValueError("--pruner wilcoxon compares trials seed by seed; give it --seeds 1000,1001,1002 or more")
+    model = resolve_model(options.model)
+    tokenizer = load_tokenizer(model)
+    data = prepare(
+        options.dataset,
+        tokenizer,
+        max_length=options.max_length,
+        max_prompt_length=options.max_prompt_length,
+        overlong=options.overlong,
+        max_pairs=options.max_pairs,
+        dev_pairs=options.dev_pairs,
+        held_out_pairs=0,
+    )
+    check_roles(dict(methods), data)
+    if not data.dev:
+        raise ValueError(f"{data.name} has no dev pairs to measure a trial on; give more data or --dev-pairs")
+    weights = weights_hash(model.folder)
+    tracker = None
+    if options.tracking_uri != "none" and not options.dry_run:
+        options.out.mkdir(parents=True, exist_ok=True)
+        tracker = Tracker(options.tracking_uri or default_uri(options.out))
+    return Trials(
+        out=options.out,
+        model=model,
+        weights=weights,
+        tokenizer=tokenizer,
+        data=data,
+        training=training_of(options, len(data.train)),
+        facts={
+            "name": data.name,
+            "tokens": data.digest,
+            "num_train": len(data.train),
+            "num_dev": len(data.dev),
+            "max_length": options.max_length,
+        },
+        store=ReferenceStore(options.out / "reference", weights=weights),
+        accelerator=Accelerator(),
+        seeds=seeds,
+        metrics=metrics,
+        constraints=constraints,
+        pruner=options.pruner,
+        sampled=Sampled(num_prompts=options.num_prompts, max_new_tokens=options.max_new_tokens),
+        checkpoint_every=options.checkpoint_every,
+        tracker=tracker,
+    )
+
+
+def _design(arm: Arm, trials: Trials, options: argparse.Namespace) -> Design:
+    """The study of an arm; arms of one method that differ in their sampler alone share the end of their names' key."""
+    from optuna.distributions import CategoricalDistribution, distribution_to_json
+
+    from benchmarks.dev_metrics import METRICS
+    from benchmarks.search_space import grid_of
+    from experiments.study import Design
+    from registry import flatten
+
+    flat, space = flatten(arm.build({})), dict(arm.space)
+    default = {name: flat[name] for name in space}
+    for name, distribution in space.items():  # a list that is drawn from holds the default, which is trial 0
+        if isinstance(distribution, CategoricalDistribution) and arm.sampler != "grid":
+            space[name] = CategoricalDistribution(list(dict.fromkeys([*distribution.choices, default[name]])))
+    facts = {
+        "model": {"name": trials.model.name, "weights": trials.weights, "adaptation": trials.training.adaptation},
+        "data": dict(trials.facts),
+        "training": dataclasses.asdict(trials.training),
+        "seeds": list(trials.seeds),
+        "space": {name: json.loads(distribution_to_json(distribution)) for name, distribution in space.items()},
+        "hyperparameters": flat,
+        "metrics": list(trials.metrics),
+        "constraints": list(map(str, trials.constraints)),
+        "pruner": options.pruner,
+        "sampled": dataclasses.asdict(trials.sampled),
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+    return Design(
+        name=f"{arm.name}-{arm.sampler}-{key}",
+        method=arm.name,
+        space=space,
+        first=grid_of(space, arm.name) if arm.sampler == "grid" else [default],
+        metrics=trials.metrics,
+        directions=tuple(METRICS[metric] for metric in trials.metrics),
+        sampler=arm.sampler,
+        pruner=options.pruner,
+        facts=facts | {"key": key, "default": default},
+    )
+
+
+def _runner(
+    arm: Arm, design: Design, trials: Trials, console: Console
+) -> Callable[[int, Mapping[str, Any], Report], Outcome]:
+    parent = trials.tracker.comparison(f"study {design.name}", design.facts) if trials.tracker else ""
+
+    def run(number: int, params: Mapping[str, Any], report: Report) -> Outcome:
+        shown = " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
+        label = f"{design.name}/{number}"
+        try:
+            outcome = trials.run(arm.name, arm.build(params), parent, label, report)
+        except Exception as error:
+            _say(console, f"{label} {shown}: {type(error).__name__} {error}")
+            raise
+        values = ", ".join(f"{m} {v:.4g}" for m, v in zip(design.metrics, outcome.values, strict=True))
+        _say(console, f"{label} {shown}: {values}")
+        return outcome
+
+    return run
+
+
+def _start_workers(number: int, words: Sequence[str]) -> list[subprocess.Popen[bytes]]:
+    """Processes that take trials as this one does, and share its cores."""
+    if number < 1:
+        return []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = {"OMP_NUM_THREADS": str(max(1, cores // (number + 1)))}
+    environment = share | dict(os.environ) | {WORKER: "1"}
+    command = [sys.executable, "-m", "benchmarks.search", *words]
+    return [subprocess.Popen(command, env=environment) for _ in range(number)]
+
+
+def _conclude(studies: Sequence[Study], trials: Trials, console: Console) -> None:
+    """Write the page, say what was found and close the studies' MLflow runs."""
+    from benchmarks.study_page import write_page
+
+    page = write_page(trials.out)
+    for study in studies:
+        record = study.record()
+        if trials.tracker:
+            parent = trials.tracker.comparison(f"study {record.name}", record.facts)
+            trials.tracker.finish(parent, artifacts=(study.folder / f"{record.name}.json",))
+        best, start = record.best, record.complete[0] if record.complete else None
+        if best is None or start is None:
+            _say(console, f"{record.name}: no trial was feasible")
+            continue
+        found = " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in best.params.items())
+        gain = f"{record.metrics[0]} {best.values[0]:.4g}, first trial {start.values[0]:.4g}"
+        _say(console, f"{record.name}: trial {best.index} is best: {gain}: {found}")
+    _say(console, f"written: {page}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
