@@ -47,6 +47,17 @@ def test_readme_names_every_option_of_the_command_and_no_other():
     assert set(OPTION.findall(commands(README.read_text()))) | {"--help"} == set(OPTION.findall(shown))
 
 
+def test_readme_names_every_option_that_is_the_searchs_own_and_no_other():
+    options = {}
+    for module in ("benchmarks.run", "benchmarks.search"):
+        command = [sys.executable, "-m", module, "--help"]
+        shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        options[module] = set(OPTION.findall(shown))
+    section = README.read_text().split("## Search\n")[1].split("\n## ")[0]
+    table = "\n".join(line for line in section.splitlines() if line.startswith("| `--"))
+    assert set(OPTION.findall(table)) == options["benchmarks.search"] - options["benchmarks.run"]
+
+
 def test_contributing_shows_the_diff_that_adds_a_method():
     found = DIFF.search((ROOT / "CONTRIBUTING.md").read_text())
     assert found
