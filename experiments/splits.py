@@ -13,6 +13,11 @@ Split: TypeAlias = Literal["train", "dev", "held_out"]
 BUCKETS: Mapping[int, Split] = {8: "dev", 9: "held_out"}  # the others: train
 
 
+def split_of(row: Row) -> Split:
+    """Where the row's prompt belongs."""
+    return BUCKETS.get(int(row.prompt_hash[:16], 16) % 10, "train")
+
+
 def split_rows(rows: Iterable[Row], findings: Findings) -> dict[Split, list[Row]]:
     """Each row by its prompt's hash, in the order of its own.
 
@@ -20,7 +25,7 @@ def split_rows(rows: Iterable[Row], findings: Findings) -> dict[Split, list[Row]
     """
     splits: dict[Split, list[Row]] = {split: [] for split in get_args(Split)}
     for row in sorted(rows, key=lambda row: row.content_hash):
-        splits[BUCKETS.get(int(row.prompt_hash[:16], 16) % 10, "train")].append(row)
+        splits[split_of(row)].append(row)
     taken: set[str] = set()
     for split in reversed(get_args(Split)):
         prompts = {row.number: {sha256(canonical(prompt)) for prompt in row.prompts} for row in splits[split]}

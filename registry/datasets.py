@@ -1,6 +1,7 @@
 """The preference data that a name stands for, where it comes from, and which evaluations it spoils."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from registry.assets import PackageAsset
@@ -30,10 +31,13 @@ class DatasetPreset:
     num_rows: int | None = None
     contaminates: tuple[str, ...] = ()
     package: PackageAsset | None = None
+    file: Path | None = None  # in this repository
+    nested: str | None = None  # the column that holds a list of rows, which have their record's other columns too
     note: str = ""
 
 
 DATASETS: Catalogue[DatasetPreset] = Catalogue("data set")
+CONSTRAINTS_FOLDER = Path(__file__).parent / "constraints"
 DEFAULT_DATASET = "dpo_en_demo"
 
 LLAMA_FACTORY = Paper(
@@ -115,5 +119,37 @@ DATASETS.add(
             code="https://github.com/anthropics/hh-rlhf",
         ),
         note="AlpacaEval's helpful_base prompts are from this corpus (its test split)",
+    )
+)
+
+IFEVAL = Paper(title="Instruction-Following Evaluation for Large Language Models", arxiv="2311.07911", year=2023)
+DATASETS.add(
+    DatasetPreset(
+        name="constraints",
+        kind="paired",
+        layout="trl",
+        num_rows=580,
+        licence="Apache-2.0",
+        paper=IFEVAL,
+        file=CONSTRAINTS_FOLDER / "train.jsonl",
+        nested="pairs",
+        note="600 short instructions, answered by SmolLM2-135M and verified; most chosen answers are edited samples",
+    )
+)
+DATASETS.add(
+    DatasetPreset(
+        name="constraints_preferential",
+        kind="preferential",
+        layout="trl",
+        num_rows=1_196,
+        licence="Apache-2.0",
+        paper=Paper(
+            title="GAPO: Learning Preferential Prompt through Generative Adversarial Policy Optimization",
+            arxiv="2503.20194",
+            year=2025,
+        ),
+        file=CONSTRAINTS_FOLDER / "train.jsonl",
+        nested="preferential",
+        note="the same instructions: one response, a prompt that it follows and one that it violates",
     )
 )

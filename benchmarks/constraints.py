@@ -1,0 +1,61 @@
+"""Constraints: short instructions of our own that a program can verify, on topics and combinations unseen in training.
+
+The prompts are the test rows of the data set `constraints`. Judged and counted as IFEval, by family of constraints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from benchmarks.ifeval import PAPER, Verdict, by_instruction, item_of, metrics_of
+from benchmarks.oracles import questions
+from benchmarks.responses import Decoding, respond, responses_path
+from benchmarks.tasks import Subject, TaskResult, task
+from experiments.verifiers import ConstraintPrompt, load_prompts, verify
+
+
+@task(PAPER, note="200 short prompts of ours, 27 families of verifiable constraints")
+@dataclass(frozen=True, kw_only=True)
+class Constraints:
+    """The share of prompts all of whose constraints were followed (`prompt_…`), and of constraints followed
+    (`instruction_…`); `extras["by_family"]` has the counts of each family.
+
+    A subset of `num_prompts` is fixed by a hash of the prompts: the same for every policy, part of every larger one.
+    """
+
+    name: ClassVar[str] = "constraints"
+    revision: ClassVar[int] = 1
+    primary: ClassVar[str] = "prompt_strict"
+
+    num_prompts: int | None = None  # None: all
+    max_new_tokens: int = 64  # what the training samples were given
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0  # of sampling, at a temperature above 0
+
+    def evaluate(self, subject: Subject) -> TaskResult:
+        """One item for each prompt. Raises ValueError for an impossible subset."""
+        chosen = {question.id for question in questions("constraints", self.num_prompts)}
+        prompts = [prompt for prompt in load_prompts("test") if prompt.id in chosen]
+        texts = {prompt.id: prompt.messages[-1].content for prompt in prompts}
+        answers = respond(subject, self.name, texts, self.decoding)
+        verdicts = [check(prompt, answer.response) for prompt, answer in zip(prompts, answers, strict=True)]
+        items = tuple(map(item_of, answers, verdicts))
+        extras = {
+            "by_family": by_instruction(verdicts),
+            "responses": responses_path(subject.folder, self.name, self.decoding).name,
+        }
+        return TaskResult(metrics_of(items, verdicts), items, extras)
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(
+            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed
+        )
+
+
+def check(prompt: ConstraintPrompt, response: str) -> tuple[Verdict, ...]:
+    """A verdict on each constraint, under the name of its family."""
+    strict, loose = (verify(prompt.constraints, response, loose=loose) for loose in (False, True))
+    return tuple(map(Verdict, prompt.families, strict, loose))
