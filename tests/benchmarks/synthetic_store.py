@@ -86,7 +86,8 @@ def write_run(
     if "held_out" in tasks:
         write_json(folder / "evaluations" / "held_out-0a1b2c3d.json", held_out(method, rng, revision))
     if "alpaca_eval" in tasks:
-        write_json(folder / "evaluations" / "alpaca_eval-1.json", ifeval(method, rng, revision, num_prompts))
+        document = ifeval(method, rng, revision, num_prompts) | {"primary": "prompt_strict"}
+        write_json(folder / "evaluations" / "alpaca_eval-1.json", document)
     if "ifeval" in tasks:
         write_json(folder / "evaluations" / "ifeval-4e5f6a7b.json", ifeval(method, rng, revision, num_prompts))
         write_responses(folder / "evaluations" / "ifeval-9d8c7b6a.responses.jsonl", num_prompts)

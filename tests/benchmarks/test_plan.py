@@ -10,25 +10,17 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from benchmarks.plan import (
-    DataFacts,
-    Machine,
+from benchmarks.costs import (
     Memory,
-    MethodPlan,
-    Plan,
     _activations,
-    _group_memory,
-    available_memory,
     generation_seconds,
-    machine_bandwidth,
-    machine_flops,
     memory,
     num_trainable,
-    render,
     scoring_seconds,
     seconds,
-    verdict,
 )
+from benchmarks.machine import Machine, _group_memory, available_memory, machine_bandwidth, machine_flops
+from benchmarks.plan import DataFacts, MethodPlan, Plan, render, verdict
 from experiments.experiment import Training
 from experiments.models import meta_model
 from methods import METHODS

@@ -1,0 +1,22 @@
+"""Python functions as judges."""
+
+
+def longer(instruction, response):
+    return len(response)
+
+
+def first(instruction, first, second):
+    """Likes the first place, and a good response."""
+    return 0.3 + 0.4 * ("good" in second) - 0.2 * ("good" in first)
+
+
+def sure(instruction, first, second):
+    return 2.0
+
+
+def undecided(instruction, response):
+    return float("nan")
+
+
+def alone(instruction):
+    return 1.0

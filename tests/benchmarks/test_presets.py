@@ -1,0 +1,197 @@
+"""Published comparisons by name: every one can be run, and a verdict follows from the interval of its claim alone."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from benchmarks.cli import parser
+from benchmarks.presets import PRESETS, Arm, Claim, Measure, Preset, Scale
+from benchmarks.references import PUBLISHED
+from benchmarks.reproduce import command_of, main
+from benchmarks.statistics import Comparison
+from benchmarks.verdicts import as_json, read
+from experiments.manifest import write_json
+from methods import METHODS
+from tests.benchmarks.synthetic_store import write_run
+from tests.benchmarks.test_run import write_pairs
+from tests.tiny import save_tiny
+
+NAMES = {
+    *("ganpo_table1_gemma", "ganpo_table1_llama", "ganpo_fig3", "ganpo_table3", "apo_table2", "apo_table3"),
+    *("gapo_pp_vs_pr", "aapa_staged"),
+}
+each = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+SCALE = Scale(arguments=("--tasks", "ifeval"), measures={"quality": Measure(task="ifeval", value="prompt_strict")})
+
+
+def claiming(*claims, arms=("dpo", "ganpo_dpo")):
+    return Preset(
+        name="mine",
+        paper=PRESETS["ganpo_fig3"].paper,
+        where="Table 9",
+        arms=tuple(Arm(label=name, method=name) for name in arms),
+        claims=claims,
+        scales={"small": SCALE},
+    )
+
+
+def score(folder, share, num_prompts=40):
+    """Replace a run's ifeval by one in which this share of the prompts was followed."""
+    (path,) = (folder / "evaluations").glob("ifeval-*.json")
+    document = json.loads(path.read_text())
+    followed = [float(i < share * num_prompts) for i in range(num_prompts)]
+    document["items"] = [
+        {"id": str(i), "cluster": str(i), "values": {"prompt_strict": value}} for i, value in enumerate(followed)
+    ]
+    write_json(path, document)
+
+
+def stored(out, shares, seeds=(0, 1, 2)):
+    for method, share in shares.items():
+        for seed in seeds:
+            score(write_run(out, method, seed, tasks=("ifeval",)), share)
+    return out
+
+
+def test_every_setting_that_was_asked_for_is_there():
+    assert set(PRESETS) == NAMES
+
+
+@each
+def test_each_command_is_one_that_the_main_command_takes(preset, tmp_path):
+    for scale in preset.scales.values():
+        ran = []
+        for stage in preset.stages:
+            options = parser().parse_args(command_of(stage, scale, tmp_path))
+            ran += options.methods.split(",")
+            assert len(set(options.methods.split(","))) == len(options.methods.split(","))
+            assert options.out == tmp_path
+            assert len(options.seeds.split(",")) >= 3, "fewer seeds decide nothing"
+        assert sorted(ran) == sorted(arm.method for arm in preset.arms)
+        assert set(ran) <= set(METHODS), "a preset names methods that there are"
+
+
+@each
+def test_published_differences_are_those_of_the_published_rows(preset):
+    assert preset.published is None or preset.published in PUBLISHED
+    rows = preset.published.rows if preset.published else {}
+    for claim in preset.claims:
+        arms = {arm.label: arm.published or arm.label for arm in preset.arms}
+        pair = [rows.get(arms[name]) for name in (claim.first, claim.second)]
+        if claim.published is not None and all(pair) and preset.paper.arxiv == "2601.22083":
+            assert claim.published == pytest.approx(pair[0][1] - pair[1][1], abs=0.005)  # length-controlled
+        if claim.published is not None and preset.name == "apo_table3":
+            assert claim.published == pytest.approx(pair[0][0] - pair[1][0], abs=0.005)
+        if claim.published is not None and preset.name == "apo_table2":
+            assert claim.published == pytest.approx(pair[0][1] - pair[1][1], abs=0.0005)
+
+
+def test_the_verdict_follows_from_the_side_of_zero(tmp_path):
+    claim = Claim(first="ganpo_dpo", second="dpo")
+    opposite = dataclasses.replace(claim, higher=False)
+    turned = Claim(first="dpo", second="ganpo_dpo", higher=False)
+    clear = read(claiming(claim, opposite, turned), "small", stored(tmp_path / "a", {"dpo": 0.2, "ganpo_dpo": 0.9}))
+    assert [finding.verdict for finding in clear.findings] == ["agrees", "disagrees", "agrees"]
+    assert clear.findings[0].comparison.estimate == pytest.approx(0.7)
+    assert clear.findings[2].comparison.estimate == pytest.approx(-0.7)
+    assert clear.findings[2].comparison.low <= -0.7 <= clear.findings[2].comparison.high
+    close = read(claiming(claim), "small", stored(tmp_path / "b", {"dpo": 0.5, "ganpo_dpo": 0.525}))
+    assert close.findings[0].verdict == "undecided"
+    assert "holds zero" in close.findings[0].why
+
+
+def test_one_seed_decides_nothing_and_a_missing_arm_is_not_measured(tmp_path):
+    claim = Claim(first="ganpo_dpo", second="dpo")
+    one = read(claiming(claim), "small", stored(tmp_path / "a", {"dpo": 0.2, "ganpo_dpo": 0.9}, seeds=(0,)))
+    assert one.findings[0].verdict == "undecided"
+    assert "too few seeds" in one.findings[0].why
+    missing = read(claiming(claim), "small", stored(tmp_path / "b", {"dpo": 0.2}))
+    assert missing.findings[0].verdict == "not measured"
+    assert read(claiming(claim), "small", tmp_path / "nothing").findings[0].verdict == "not measured"
+
+
+def test_arms_of_one_method_are_told_apart_by_their_settings_and_data(tmp_path):
+    arms = (
+        Arm(label="transformer", method="ganpo_dpo"),
+        Arm(label="mlp", method="ganpo_dpo", settings={"latent.discriminator": "mlp"}),
+        Arm(label="elsewhere", method="ganpo_dpo", dataset="hh_rlhf"),
+    )
+    preset = dataclasses.replace(claiming(), arms=arms, claims=(Claim(first="mlp", second="transformer"),))
+    for seed in (0, 1, 2):
+        settings = {"lr": 1e-5, "latent.discriminator": "transformer"}
+        score(write_run(tmp_path, "ganpo_dpo", seed, hyperparameters=settings, tasks=("ifeval",)), 0.2)
+        mlp = settings | {"latent.discriminator": "mlp"}
+        score(write_run(tmp_path, "ganpo_dpo", seed, hyperparameters=mlp, tasks=("ifeval",)), 0.6)
+        far = write_run(tmp_path, "ganpo_dpo", seed, hyperparameters=settings, data="hh_rlhf", tasks=("ifeval",))
+        score(far, 0.95)
+    found = read(preset, "small", tmp_path)
+    estimates = {name: round(interval.estimate, 3) for name, interval in found.scores["quality"].items()}
+    assert estimates == {"transformer": 0.2, "mlp": 0.6, "elsewhere": 0.95}
+    assert found.findings[0].verdict == "agrees"
+    assert [[arm.label for arm in stage] for stage in preset.stages] == [["transformer"], ["mlp"], ["elsewhere"]]
+
+
+def test_an_arm_that_starts_from_another_is_run_after_it():
+    stages = [[arm.label for arm in stage] for stage in PRESETS["aapa_staged"].stages]
+    assert stages == [["sft", "grpo", "aapa_grpo"], ["staged"]]
+
+
+def test_a_policy_that_started_from_anothers_belongs_to_the_later_arm(tmp_path):
+    def run(method, seed, share, start=""):
+        folder = write_run(
+            tmp_path, method, seed, hyperparameters={"lr": 1e-5}, weights=(start or "a") * 64, tasks=("ifeval",)
+        )
+        if start:
+            spec = json.loads((folder / "spec.json").read_text())
+            spec["model"]["name"] = f"smollm2_135m+sft-{start * 8}"
+            write_json(folder / "spec.json", spec)
+        score(folder, share)
+
+    for seed in (0, 1, 2):
+        run("grpo", seed, 0.3)
+        run("aapa_grpo", seed, 0.4)
+        run("aapa_grpo", seed, 0.9, start="def"[seed])
+    preset = dataclasses.replace(PRESETS["aapa_staged"], scales={"small": SCALE})
+    found = read(preset, "small", tmp_path)
+    estimates = {name: round(interval.estimate, 3) for name, interval in found.scores["quality"].items()}
+    assert estimates == {"grpo": 0.3, "aapa_grpo": 0.4, "staged": 0.9}
+    assert [finding.verdict for finding in found.findings] == ["agrees", "agrees"]
+
+
+def test_a_preset_that_contradicts_itself_is_refused():
+    with pytest.raises(ValueError, match="says something of kto"):
+        claiming(Claim(first="kto", second="dpo"))
+    with pytest.raises(ValueError, match=r"is not what a difference of -1\.0 says"):
+        claiming(Claim(first="ganpo_dpo", second="dpo", published=-1.0))
+    with pytest.raises(ValueError, match="measures no heat"):
+        claiming(Claim(first="ganpo_dpo", second="dpo", measure="heat"))
+
+
+def test_the_command_lists_plans_and_refuses_unknown_names(capsys, tmp_path):
+    assert main([]) == 0
+    assert "ganpo_table3" in capsys.readouterr().out
+    assert main(["ganpo_table", "--dry-run"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_plans_the_papers_numbers_and_trains_nothing(capsys, tmp_path):
+    model, data = save_tiny("llama3", tmp_path / "model"), write_pairs(tmp_path / "pairs.jsonl")
+    here = [f"--model={model}", f"--dataset={data}", "--tasks=held_out", "--held-out-pairs=4"]
+    assert main(["ganpo_table3", "--dry-run", f"--out={tmp_path}", *here]) == 0
+    said = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert said.count("python -m benchmarks.run") == 3  # one method three times: not in one command
+    assert "ganpo_dpo.latent.discriminator=mlp" in said.replace(" ", "")
+    assert "+2.17" in said  # what the paper claims of transformer against mlp
+    assert "29.69" in said
+    assert "not measured" in said
+    assert not (tmp_path / "reproduce").exists()
+
+
+def test_a_finding_keeps_its_interval_in_the_file(tmp_path):
+    preset = claiming(Claim(first="ganpo_dpo", second="dpo"))
+    found = read(preset, "small", stored(tmp_path, {"dpo": 0.2, "ganpo_dpo": 0.9}))
+    (claim,) = json.loads(json.dumps(as_json(found)))["claims"]
+    assert claim["verdict"] == "agrees"
+    assert Comparison(**{**claim["measured"], "num_seeds": tuple(claim["measured"]["num_seeds"])}).low > 0
