@@ -17,6 +17,7 @@ from experiments import sharding
 from experiments.data import TokenizedData, prepare
 from experiments.experiment import Training
 from experiments.models import load_tokenizer, meta_model, num_parameters, resolve_model
+from experiments.rewards import check_reward, verifier_of
 from experiments.study_record import StudyRecord
 from methods import resolve
 from methods.protocols import Adversary, Method
@@ -132,7 +133,9 @@ def training_of(options: argparse.Namespace, num_train: int) -> Training:
 def check_roles(methods: Mapping[str, Method], data: TokenizedData) -> None:
     """ValueError for a method that reads what this data does not give, before anything is trained."""
     given = {role for example in data.train for role in example.sequences}
+    verifier = verifier_of(data.train) if any(method.on_policy for method in methods.values()) else None
     for name, method in methods.items():
+        check_reward(name, method, dataset=data.name, verifier=verifier)
         missing = [role for role in method.offline_reads if role not in given]
         if method.objective.name == "kto" and not method.regularizers and {"chosen", "rejected"} & given:
             missing = [role for role in missing if role == "mismatched"]

@@ -12,13 +12,13 @@ from typing import Any
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from experiments import checkpoint
+from experiments import casting, checkpoint, kept_networks, sharding
 from experiments.data import TokenizedData
 from experiments.experiment import Experiment
 from experiments.forward import Policy, Scored
 from experiments.manifest import cost, environment, now, reset_peak_memory, write_json
 from experiments.models import load_model, quiet_transformers
-from experiments.sources import Pairs
+from experiments.rollouts import Rollouts
 from experiments.tracking import RunLogger, read_steps
 from experiments.trainer import Trainer
 
@@ -75,30 +75,41 @@ def train(
     accelerator: Accelerator,
     log: RunLogger | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    watch: Callable[[int, Policy], None] = lambda step, policy: None,
 ) -> Policy:
-    """Train the cell to its end, from its last checkpoint if it has one. Raises NonFiniteError, ValueError."""
+    """Train the cell to its end, from its last checkpoint if it has one. Raises NonFiniteError, ValueError.
+
+    `watch(step, policy)` may look at the policy after a step and end the training by an exception of its own.
+    """
     experiment, training, main = cell.experiment, cell.experiment.training, accelerator.is_main_process
     assert experiment.method is not None
     assert experiment.method.lr is not None
     assert experiment.seed is not None
     reset_peak_memory()
+    sharded = sharding.is_asked_for() and accelerator.num_processes > 1
+    if sharded and experiment.method.on_policy:
+        raise ValueError(f"{experiment.name} samples from its policy, which no process of FSDP has whole: use DDP")
+    source = casting.source_of(experiment, cell.model, cell.data, kept=cell.folder / "players")
     policy = begin(cell.model, experiment)
-    wants_states = experiment.method.needs("hidden") or experiment.method.needs("padded_hidden")
-    reference = Policy(load_model(cell.model)) if wants_states and training.lora_rank is None else None
+    reference = casting.reference_of(experiment, cell.model)
+    discriminators = cell.folder.parent.parent / "discriminators"
+    policy.to(accelerator.device)
+    nets = casting.nets_of(experiment, cell.model, cell.data, policy, reference, folder=discriminators)
     if training.gradient_checkpointing:
         policy.causal.gradient_checkpointing_enable({"use_reentrant": False})
         policy.causal.train()  # transformers checkpoints in training mode only; every dropout is zero
     trainer = Trainer(
         experiment.method,
         policy,
-        Pairs(cell.data.train, training.batch_size, experiment.seed),
+        source,
         training,
         seed=experiment.seed,
         lr=experiment.method.lr,
         stored=cell.stored,
         reference=reference,
-        accelerator=accelerator,
+        accelerator=sharding.Sharding(accelerator) if sharded else accelerator,
         trouble=cell.folder / "bad_batch.safetensors",
+        scorers=nets,
     )
     saved = checkpoint.latest(cell.folder / "checkpoint")
     if saved is not None:
@@ -110,12 +121,23 @@ def train(
         "data_report": cell.data.report.as_dict(),
         **environment(),
     }
+    if marks := casting.fixed(experiment.method, nets):
+        facts["discriminators"] = marks
     if main:
         cell.folder.mkdir(parents=True, exist_ok=True)
         write_json(cell.folder / "spec.json", experiment.spec)
         write_json(cell.folder / "manifest.json", {"status": "running", **facts})
         _truncate(history, trainer.step_number)
     last_saved = time.monotonic()
+
+    def save_if_due() -> None:
+        nonlocal last_saved
+        if main and cell.checkpoint_every is None and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
+            checkpoint.save(cell.folder / "checkpoint", trainer.state(), trainer.step_number)
+            last_saved = time.monotonic()
+
+    if isinstance(source, Rollouts):
+        source.on_work = save_if_due
     while trainer.step_number < training.steps:
         began = time.monotonic()
         try:
@@ -130,15 +152,22 @@ def train(
         if main:
             with history.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
-            if due and step < training.steps:
-                checkpoint.save(cell.folder / "checkpoint", trainer.state(), step)
-                last_saved = time.monotonic()
+        if (sharding.agreed(due) if sharded else due) and step < training.steps:
+            state = trainer.state()  # of a sharded policy all processes must ask
+            last_saved = time.monotonic()
+            if main:
+                checkpoint.save(cell.folder / "checkpoint", state, step)
                 if log is not None:  # what MLflow holds is never ahead of what a resume starts from
                     log.catch_up(history)
         progress(step, training.steps)
+        watch(step, policy)
+    if casting.fixed(experiment.method, nets) != marks:
+        raise RuntimeError(f"a discriminator that {experiment.name} holds fixed has moved")
+    weights = sharding.whole_state(policy.model, keep=main) if sharded else None
     if main:
         with quiet_transformers():
-            policy.model.save_pretrained(cell.folder / "policy")
+            policy.model.save_pretrained(cell.folder / "policy", state_dict=weights)
+        kept_networks.save(cell.folder / "players", trainer.players)
         steps = list(read_steps(history))
         spent = cost(
             wall_seconds=sum(row["seconds"] for row in steps), num_tokens=int(sum(row["tokens"] for row in steps))
@@ -147,7 +176,7 @@ def train(
         checkpoint.discard(cell.folder / "checkpoint")
     accelerator.wait_for_everyone()
     accelerator.free_memory()
-    return policy.eval()
+    return trained(cell) if sharded and main else policy.eval()  # one process cannot run what lies in shards
 
 
 def _truncate(history: Path, step: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from filelock import FileLock
 
 from experiments.data import Example
 from experiments.forward import Policy, Scored, score
@@ -37,12 +38,21 @@ class ReferenceStore:
             path = self.folder / f"{self._key(policy, [examples[i] for i in members], role)}.bin"
             values = _read(path, sum(lengths))
             if values is None:
-                values = self._compute(policy, [examples[i] for i in members], role)
-                _write(path, values)
-                self.num_computed += 1
+                values = self._make(path, sum(lengths), policy, [examples[i] for i in members], role)
             for i, part in zip(members, np.split(values, np.cumsum(lengths)[:-1]), strict=True):
                 result[i][role] = part
         return result
+
+    def _make(self, path: Path, count: int, policy: Policy, examples: list[Example], role: Role) -> np.ndarray:
+        """Under a lock: of several processes that share the folder, one computes and the others wait and read."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            values = _read(path, count)
+            if values is None:
+                values = self._compute(policy, examples, role)
+                _write(path, values)
+                self.num_computed += 1
+        return values
 
     def _compute(self, policy: Policy, examples: list[Example], role: Role) -> np.ndarray:
         if policy.has_adapter:
@@ -74,7 +84,6 @@ def _read(path: Path, count: int) -> np.ndarray | None:
 
 
 def _write(path: Path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     raw = values.astype("<f4").tobytes()
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     temporary.write_bytes(hashlib.sha256(raw).digest() + raw)

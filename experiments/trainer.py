@@ -2,17 +2,15 @@
 
 With one micro-batch a step, a step is the paper's: policy forward, reference forward, the adversaries' update on
 detached outputs, the policy's update on objective + Σ weight · penalty. With several, the adversaries first see all of
-them (one more policy forward, without gradient), so that accumulation does not change who moves when.
+them (one more policy forward, without gradient), so that accumulation does not change who moves when. A critic, which
+the policy's loss does not read, learns beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,166 +19,143 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from experiments.data import Example, collate
+from experiments.batches import Micro, micros, recorded
 from experiments.experiment import Training
 from experiments.forward import Policy, Scored
-from experiments.sources import Pairs, micro_batches, share
-from methods.protocols import Adversary, Learner, Method, Penalizer, Regularizer
+from experiments.players import Player, frozen, load_optimizer, optimizer_state, private_randomness, seat
+from experiments.sharding import Sharding, like, whole
+from experiments.sources import Source, Stage
+from experiments.step_log import Logs, check_finite
+from methods.protocols import Adversary, Critic, Method, Part, Penalizer
 from methods.types import Batch, Loss, Outputs, Role
 
 START_TOLERANCE = 1e-2  # nats a token between the policy before its first step and the reference store
 
 
-class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite; the message names the tensor and the file that holds the batch."""
-
-
-@dataclass
-class Player:
-    """A regularizer, the network it brought (as it is, and as accelerate wrapped it), its optimizer if it learns."""
-
-    spec: Regularizer
-    net: nn.Module | None
-    wrapped: Any
-    optimizer: Any
-    lr: float
-
-
-@dataclass(frozen=True)
-class Micro:
-    """One forward's worth of a step: `share` is its part of the step's rows."""
-
-    rows: list[Example]
-    batch: Batch
-    share: float
-
-
 class Trainer:
-    """Trains `policy` in place; `reference` is a frozen one where hidden states are read and there is no adapter."""
+    """Trains `policy` in place; `reference` is a frozen one where one must be run and no adapter can be put off."""
 
     def __init__(
         self,
         method: Method,
         policy: Policy,
-        source: Pairs,
+        source: Source,
         training: Training,
         *,
         seed: int,
         lr: float,
         stored: Mapping[int, Scored],
         reference: Policy | None = None,
-        accelerator: Accelerator | None = None,
+        accelerator: Accelerator | Sharding | None = None,
         trouble: Path | None = None,
+        scorers: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        """`stored` maps a row's number to its reference log-probs; `trouble` is where a batch that broke is written."""
+        """`stored` maps a row's number to its reference log-probs; `trouble` is where a batch that broke is written;
+        `scorers` are the networks, by part, that parts name and do not build."""
         self.method, self.training, self.source, self.seed = method, training, source, seed
         self.stored, self.reference, self.trouble = stored, reference, trouble
         self.accelerator = accelerator or Accelerator()
         self.policy, self.lr = policy, lr
         trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-        optimizer = AdamW(trained, lr=lr, weight_decay=training.weight_decay)
-        self.players = [self._seat(part) for part in method.regularizers]
-        self.wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        optimizer = AdamW(trained, lr=lr, weight_decay=training.weight_decay, fused=True)
+        parts: list[Part] = [*method.regularizers]
+        if isinstance(method.objective, Critic):
+            parts.append(method.objective)
+        self.players = [
+            seat(
+                part,
+                scorers or {},
+                hidden_size=policy.hidden_size,
+                seed=seed,
+                policy_lr=lr,
+                accelerator=self.accelerator,
+            )
+            for part in parts
+        ]
+        prepared: tuple[Any, Any] = self.accelerator.prepare(policy, optimizer)
+        self.wrapped, self.optimizer = prepared
         if reference is not None:
             reference.requires_grad_(False).to(self.accelerator.device)
+        nets = {player.spec.name: player.net for player in self.players}
+        source.attach(Stage(policy, reference, nets, self.accelerator))
         self.step_number = 0
 
     def step(self) -> dict[str, float]:
         """One update of every player; returns what to log. Raises NonFiniteError."""
-        micros = self._micros()
-        device = self.accelerator.device
+        parts = self._micros()
         factor = schedule(self.step_number, self.training.steps, self.training.warmup_ratio)
         logs = Logs()
-        references = [self._reference(micro, device) for micro in micros]
-        adversaries = [
-            player for player in self.players if player.net is not None and isinstance(player.spec, Adversary)
-        ]
-        ahead = len(micros) > 1 and bool(adversaries)
+        references = [self._reference(micro) for micro in parts]
+        seated = [player for player in self.players if player.net is not None]
+        adversaries = [player for player in seated if isinstance(player.spec, Adversary)]
+        critics = [player for player in seated if isinstance(player.spec, Critic)]
+        ahead = len(parts) > 1 and bool(adversaries)
         if ahead:
-            for i, (micro, reference) in enumerate(zip(micros, references, strict=True)):
+            for i, (micro, reference) in enumerate(zip(parts, references, strict=True)):
                 with torch.no_grad():
                     seen = self._forward(self.policy, micro.batch, logps=False)
-                self._teach(adversaries, i, micro, seen, reference, logs, last=i == len(micros) - 1)
+                self._teach(adversaries, i, micro, seen, reference, logs, last=i == len(parts) - 1)
             self._move(adversaries, factor, logs)
-        for i, (micro, reference) in enumerate(zip(micros, references, strict=True)):
-            last = i == len(micros) - 1
+        for i, (micro, reference) in enumerate(zip(parts, references, strict=True)):
+            last = i == len(parts) - 1
             with self._sync(self.wrapped, last):
                 outputs = self._forward(self.wrapped, micro.batch)
                 if self.step_number == 0:
                     self._check_start(outputs, reference)
-                if not ahead and adversaries:
+                taught = [*critics, *(() if ahead else adversaries)]
+                if taught:
                     detached = {role: output.detach() for role, output in outputs.items()}
-                    self._teach(adversaries, i, micro, detached, reference, logs, last=last)
-                    self._move(adversaries, factor, logs)
+                    self._teach(taught, i, micro, detached, reference, logs, last=last)
+                    self._move(() if ahead else adversaries, factor, logs)
                 total = self._total(micro, outputs, reference, logs)
                 self._finite(total, "loss", micro)
                 self.accelerator.backward(total * micro.share)
-        norm = self.accelerator.clip_grad_norm_(
-            [p for p in self.policy.parameters() if p.requires_grad], self.training.max_grad_norm
-        )
-        self._finite(norm, "gradient", micros[0])
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * factor
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self._move(critics, factor, logs)
+        norm = self._descend(parts[0], factor)
         for player in adversaries:
             player.spec.end_step(player.net)  # type: ignore[attr-defined]
         self.step_number += 1
-        tokens = sum(int(block.attention.sum()) for micro in micros for block in micro.batch.blocks.values())
-        return logs.means() | {"grad_norm": float(norm), "lr": self.lr * factor, "tokens": float(tokens)}
+        tokens = sum(int(block.attention.sum()) for micro in parts for block in micro.batch.blocks.values())
+        logs.put("tokens", torch.tensor(float(tokens * self.accelerator.num_processes)))  # a sum, as a mean over ranks
+        given = self.source.metrics(self.step_number - 1)
+        return logs.means() | {"grad_norm": float(norm), "lr": self._rate(factor, self.step_number - 1)} | given
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, by name. Random states are derived from seed and step."""
-        tensors = {f"policy/{name}": p.detach() for name, p in self.policy.named_parameters() if p.requires_grad}
-        tensors |= _optimizer_state("policy", self.optimizer)
+        """Everything that the next step depends on, by name. Random states are derived from seed and step.
+
+        Of a sharded policy all processes must ask, and only the main one gets the whole tensors.
+        """
+        keep = self.accelerator.is_main_process
+        trained = [(name, p.detach()) for name, p in self.policy.named_parameters() if p.requires_grad]
+        tensors = {f"policy/{name}": whole(value, keep=keep) for name, value in trained}
+        tensors |= {key: whole(v, keep=keep) for key, v in optimizer_state("policy", self.optimizer).items()}
         for player in self.players:
-            if player.net is None:
-                continue
-            name = player.spec.name
-            tensors |= {f"{name}/net/{key}": value for key, value in player.net.state_dict().items()}
-            if player.optimizer is not None:
-                tensors |= _optimizer_state(name, player.optimizer)
-                grads = {key: p.grad for key, p in player.net.named_parameters() if p.grad is not None}
-                tensors |= {f"{name}/grad/{key}": grad for key, grad in grads.items()}
-        return tensors
+            tensors |= player.state()
+        return tensors | {f"source/{name}": value for name, value in self.source.state().items()}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Continue after `step` updates from what `state` returned then."""
         for name, parameter in self.policy.named_parameters():
             if parameter.requires_grad:
-                parameter.copy_(tensors[f"policy/{name}"])
-        _load_optimizer("policy", self.optimizer, tensors)
+                parameter.copy_(like(tensors[f"policy/{name}"], parameter))
+        load_optimizer("policy", self.optimizer, tensors)
         for player in self.players:
-            if player.net is None:
-                continue
-            prefix = f"{player.spec.name}/net/"
-            player.net.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-            if player.optimizer is not None:
-                _load_optimizer(player.spec.name, player.optimizer, tensors)
-                for key, parameter in player.net.named_parameters():
-                    grad = tensors.get(f"{player.spec.name}/grad/{key}")
-                    parameter.grad = None if grad is None else grad.to(parameter.device).clone()
+            player.load(tensors)
+        prefix = "source/"
+        self.source.load({k.removeprefix(prefix): value for k, value in tensors.items() if k.startswith(prefix)})
         self.step_number = step
 
-    def _seat(self, spec: Regularizer) -> Player:
-        with private_randomness(self.seed, spec.name, "build"):
-            net = spec.build(self.policy.hidden_size) if isinstance(spec, Learner) else None
-        lr = getattr(spec, "lr", None) or self.lr / 2
-        if net is None:
-            return Player(spec, None, None, None, lr)
-        if isinstance(spec, Adversary) and spec.learns:
-            wrapped, optimizer = self.accelerator.prepare(net, AdamW(net.parameters(), lr=lr, weight_decay=0.0))
-            return Player(spec, net, wrapped, optimizer, lr)
-        net.requires_grad_(False).to(self.accelerator.device)
-        return Player(spec, net, net, None, lr)
-
     def _micros(self) -> list[Micro]:
-        rows = self.source.step(self.step_number)
-        world = self.accelerator.num_processes
-        mine = share(rows, rank=self.accelerator.process_index, world=world)
-        parts = micro_batches(mine, self.training.micro_batch_size)
-        return [Micro(part, collate(part, self.method.reads), len(part) / len(mine)) for part in parts]
+        return micros(
+            self.source.step(self.step_number),
+            self.method.forwards,
+            size=self.training.micro_batch_size,
+            step=self.step_number,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            device=self.accelerator.device,
+        )
 
     def _forward(self, policy: nn.Module, batch: Batch, *, logps: bool = True) -> dict[Role, Outputs]:
         outputs: dict[Role, Outputs] = policy(
@@ -188,41 +163,30 @@ class Trainer:
             logps=logps,
             hidden=self.method.needs("hidden"),
             padded_hidden=self.method.needs("padded_hidden"),
+            states=self.method.needs("states"),
         )
         return outputs
 
     @torch.no_grad()
-    def _reference(self, micro: Micro, device: torch.device) -> dict[Role, Outputs]:
-        """Log-probs from the store; hidden states, where a part reads them, from a forward without a head."""
+    def _reference(self, micro: Micro) -> dict[Role, Outputs]:
+        """Log-probs as they were recorded; hidden states, where a part reads them, from a forward without a head."""
         if not self.method.needs("reference"):
             return {}
         latent: dict[Role, Outputs] = {}
         if self.method.needs("hidden") or self.method.needs("padded_hidden"):
+            batch = micro.batch
+            if not (self.method.needs("hidden", "sampled") or self.method.needs("padded_hidden", "sampled")):
+                batch = Batch({role: block for role, block in batch.blocks.items() if role != "sampled"})
             if self.reference is not None:
-                latent = self._forward(self.reference, micro.batch, logps=False)
+                latent = self._forward(self.reference, batch, logps=False)
             else:
                 with self.policy.adapter_disabled():
-                    latent = self._forward(self.policy, micro.batch, logps=False)
-        outputs: dict[Role, Outputs] = {}
-        for role, block in micro.batch.blocks.items():
-            owners = [row for row in micro.rows if role in row.sequences]
-            width = int(block.completion.sum(-1).max())
-            logps, mask = torch.zeros(len(owners), width), torch.zeros(len(owners), width, dtype=torch.bool)
-            for i, row in enumerate(owners):
-                values = self.stored[row.row][role]
-                logps[i, : len(values)], mask[i, : len(values)] = torch.from_numpy(values), True
-            seen = latent.get(role)
-            outputs[role] = Outputs(
-                logps.to(device),
-                mask.to(device),
-                None if seen is None else seen.hidden,
-                None if seen is None else seen.padded_hidden,
-            )
-        return outputs
+                    latent = self._forward(self.policy, batch, logps=False)
+        return recorded(micro, self.stored, latent, self.accelerator.device)
 
     def _teach(
         self,
-        adversaries: Sequence[Player],
+        players: Sequence[Player],
         micro_number: int,
         micro: Micro,
         policy: Mapping[Role, Outputs],
@@ -231,8 +195,7 @@ class Trainer:
         *,
         last: bool,
     ) -> None:
-        for player in adversaries:
-            assert isinstance(player.spec, Adversary)
+        for player in players:
             assert player.net is not None
             player.net.train()
             learns = player.optimizer is not None
@@ -240,25 +203,44 @@ class Trainer:
                 private_randomness(self.seed, player.spec.name, self.step_number, micro_number),
                 self._sync(player.wrapped, last) if learns else torch.no_grad(),
             ):
-                loss = player.spec.adversary_loss(player.wrapped, micro.batch, policy, reference)
-                logs.add(f"{player.spec.name}/adversary", loss, micro.share)
+                title, net = "critic" if isinstance(player.spec, Critic) else "adversary", player.wrapped
+                if isinstance(player.spec, Critic):
+                    loss = player.spec.value_loss(net, micro.batch, policy)
+                else:
+                    assert isinstance(player.spec, Adversary)
+                    loss = player.spec.adversary_loss(net, micro.batch, policy, reference)
+                logs.add(f"{player.spec.name}/{title}", loss, micro.share)
                 if learns:
-                    self._finite(loss.value, f"{player.spec.name}/adversary/loss", micro)
+                    self._finite(loss.value, f"{player.spec.name}/{title}/loss", micro)
                     self.accelerator.backward(loss.value * micro.share)
 
-    def _move(self, adversaries: Sequence[Player], factor: float, logs: Logs) -> None:
-        for player in adversaries:
-            assert isinstance(player.spec, Adversary)
-            every = player.spec.update_every
+    def _move(self, players: Sequence[Player], factor: float, logs: Logs) -> None:
+        for player in players:
+            every = getattr(player.spec, "update_every", 1)
             if player.optimizer is not None:
+                name = f"{player.spec.name}/critic" if isinstance(player.spec, Critic) else player.spec.name
                 if (self.step_number + 1) % every == 0:
                     norm = self.accelerator.clip_grad_norm_(player.net.parameters(), self.training.max_grad_norm)  # type: ignore[union-attr]
                     for group in player.optimizer.param_groups:
                         group["lr"] = player.lr * factor
                     player.optimizer.step()
                     player.optimizer.zero_grad()
-                    logs.put(f"{player.spec.name}/grad_norm", norm)
-                logs.put(f"{player.spec.name}/updates", torch.tensor(float((self.step_number + 1) // every)))
+                    logs.put(f"{name}/grad_norm", norm)
+                logs.put(f"{name}/updates", torch.tensor(float((self.step_number + 1) // every)))
+
+    def _descend(self, first: Micro, factor: float) -> Tensor:
+        """The policy's update; the norm of its gradient."""
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        norm: Tensor = self.accelerator.clip_grad_norm_(trained, self.training.max_grad_norm)
+        self._finite(norm, "gradient", first)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate(factor, self.step_number)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def _rate(self, factor: float, step: int) -> float:
+        return self.lr * factor * self.source.lr_factor(step)
 
     def _total(
         self, micro: Micro, policy: Mapping[Role, Outputs], reference: Mapping[Role, Outputs], logs: Logs
@@ -286,48 +268,18 @@ class Trainer:
                 )
 
     def _finite(self, value: Tensor, what: str, micro: Micro) -> None:
-        if torch.isfinite(value).all():
-            return
-        names = [n for n, p in self.policy.named_parameters() if not torch.isfinite(p).all()]
-        names += [
-            f"gradient of {n}"
-            for n, p in self.policy.named_parameters()
-            if p.grad is not None and not torch.isfinite(p.grad).all()
-        ]
-        where = ""
-        if self.trouble is not None:
-            from safetensors.torch import save_file
-
-            blocks = micro.batch.blocks
-            save_file(
-                {f"{role}/{k}": v.contiguous() for role, b in blocks.items() for k, v in vars(b).items()}, self.trouble
-            )
-            where = f"; its batch is in {self.trouble}"
-        raise NonFiniteError(
-            f"{what} is {value.item()} at step {self.step_number + 1}; first bad tensor: {names[0] if names else what};"
-            f" rows {', '.join(str(row.row) for row in micro.rows)}{where}. A lower learning rate is the usual remedy"
+        check_finite(
+            value,
+            what,
+            policy=self.policy,
+            rows=micro.rows,
+            batch=micro.batch,
+            step=self.step_number + 1,
+            keep=self.trouble,
         )
 
     def _sync(self, model: Any, last: bool) -> Any:
         return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
-
-
-class Logs:
-    """Weighted sums over the micro-batches of a step, kept on the device until the step ends."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, prefix: str, loss: Loss, weight: float) -> None:
-        for name, value in {"loss": loss.value.detach(), **loss.metrics}.items():
-            key = f"{prefix}/{name}" if prefix else name
-            self._sums[key] = self._sums.get(key, torch.zeros((), device=value.device)) + weight * value
-
-    def put(self, key: str, value: Tensor) -> None:
-        self._sums[key] = value.detach()
-
-    def means(self) -> dict[str, float]:
-        return {key: value.item() for key, value in self._sums.items()}
 
 
 def schedule(step: int, steps: int, warmup_ratio: float) -> float:
@@ -336,42 +288,3 @@ def schedule(step: int, steps: int, warmup_ratio: float) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-@contextmanager
-def private_randomness(*source: object) -> Iterator[None]:
-    """The global generator seeded from `source`, and given back as it was: one player's draws change no other's."""
-    seed = int.from_bytes(hashlib.sha256(repr(source).encode()).digest()[:8], "big") >> 1
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def frozen(module: nn.Module | None) -> Iterator[nn.Module | None]:
-    """Let gradients pass through `module`, in evaluation mode, but not into it."""
-    if module is None:
-        yield None
-        return
-    before, training = [p.requires_grad for p in module.parameters()], module.training
-    module.requires_grad_(False).eval()
-    try:
-        yield module
-    finally:
-        module.train(training)
-        for parameter, flag in zip(module.parameters(), before, strict=True):
-            parameter.requires_grad_(flag)
-
-
-def _optimizer_state(name: str, optimizer: Any) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{name}/optimizer/{i}/{key}": value for i, entry in state.items() for key, value in entry.items()}
-
-
-def _load_optimizer(name: str, optimizer: Any, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith(f"{name}/optimizer/"):
-            i, field = key.removeprefix(f"{name}/optimizer/").split("/")
-            state.setdefault(int(i), {})[field] = value.clone()
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

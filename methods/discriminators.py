@@ -1,7 +1,8 @@
 """Small networks that score a sequence of hidden states by one logit.
 
-All work in float32 whatever the policy's precision, and look only at the positions of `mask`. Linear layers outside
-the transformer blocks are spectrally normalised (arXiv 1802.05957); weights start Xavier-uniform, biases at zero.
+All work in their own precision (float32, if nobody casts them) whatever the policy's, and look only at the positions of
+`mask`. Linear layers outside the transformer blocks are spectrally normalised (arXiv 1802.05957); weights start
+Xavier-uniform, biases at zero.
 """
 
 import torch
@@ -48,7 +49,7 @@ class TransformerDiscriminator(nn.Module):
                 f"raise latent.max_positions or shorten the data"
             )
         with torch.autocast(hidden.device.type, enabled=False):
-            embedded = self.project(hidden.float()) + self.positions[:length]
+            embedded = self.project(hidden.to(self.positions.dtype)) + self.positions[:length]
             scores: Tensor = self.head(masked_mean(self.encoder(embedded, src_key_padding_mask=~mask), mask))
         return scores.squeeze(-1)
 
@@ -63,7 +64,8 @@ class MLPDiscriminator(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, " b"]:
         with torch.autocast(hidden.device.type, enabled=False):
-            scores: Tensor = self.head(masked_mean(self.project(hidden.float()), mask))
+            dtype = next(self.parameters()).dtype
+            scores: Tensor = self.head(masked_mean(self.project(hidden.to(dtype)), mask))
         return scores.squeeze(-1)
 
 

@@ -11,7 +11,8 @@ from optuna.distributions import FloatDistribution
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.catalogue import objective
+from methods.catalogue import method, objective
+from methods.protocols import Method
 from methods.types import Batch, Blocks, Loss, Need, Role, reward_metrics
 from registry import Paper, tunable
 
@@ -44,3 +45,6 @@ class DPO:
         )
         losses = dpo_loss(chosen - rejected, label_smoothing=self.label_smoothing)
         return Loss(losses.mean(), reward_metrics(chosen, rejected))
+
+
+method("trl_dpo", Method(DPO()), PAPER, lr=5e-7, note="calibration: the same by TRL's own trainer")

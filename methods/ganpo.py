@@ -123,6 +123,11 @@ class LatentAdversary:
         metrics = mean_metrics(**{f"lead/{role}": lead for role, lead in leads.items()})
         return Loss(self._reduce(losses, terms=2), metrics)
 
+    def sequence_scores(self, net: nn.Module, outputs: Outputs) -> dict[Role, Float[Tensor, " b"]]:
+        """Each discriminator's logits of one block of the policy's, whatever role it would have had in training."""
+        scores: dict[Role, Scores] = net({role: {f"policy_{role}": self._states(outputs)} for role in ORDER})
+        return {role: score.logits[f"policy_{role}"] for role, score in scores.items()}
+
     def end_step(self, net: nn.Module) -> None:
         assert isinstance(net, PerRole)
         net.end_step(self.decay)

@@ -7,12 +7,13 @@ gradient), rewards (speaks to it through its samples) and learns (trains a netwo
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from jaxtyping import Float
 from optuna.distributions import FloatDistribution
-from torch import nn
+from torch import Tensor, nn
 
-from methods.types import Batch, Blocks, Loss, Need, Role
+from methods.types import Batch, Blocks, Loss, Need, Outputs, Role, Samples
 from registry import tunable
 
 
@@ -48,6 +49,48 @@ class Learner(Part, Protocol):
 
 
 @runtime_checkable
+class TextLearner(Part, Protocol):
+    """A part whose network reads text with a tokenizer of its own; it names the model, and `experiments` builds it."""
+
+    @property
+    def scorer(self) -> str: ...
+
+
+@runtime_checkable
+class Critic(Objective, Learner, Protocol):
+    """An objective that owns a network which predicts, from the policy's hidden states, the reward to come.
+
+    It descends on `value_loss`, on detached outputs, before the policy does, under a rate of its own.
+    """
+
+    @property
+    def critic_lr(self) -> float: ...
+
+    def values(self, net: nn.Module, policy: Outputs) -> Float[Tensor, "b c"]: ...
+
+    def estimate(self, samples: Samples) -> Samples:
+        """Advantages and returns of one whole rollout, from its values; once, when it has been drawn and rewarded."""
+        ...
+
+    def value_loss(self, net: nn.Module, batch: Batch, policy: Blocks) -> Loss: ...
+
+
+@runtime_checkable
+class Rewarder(Regularizer, Protocol):
+    """Scores samples once, when they are drawn, without gradient: `batch.samples` has their text, groups and log-probs,
+    and its `rewards` are still zero. `batch.blocks` has every role that the part reads.
+
+    The score is kept as `samples.terms[name]`, and `reward_weight` times it is added to the reward; a weight of 0 only
+    keeps it, for a penalty that weighs samples by it.
+    """
+
+    @property
+    def reward_weight(self) -> float: ...
+
+    def reward(self, net: nn.Module | None, batch: Batch) -> Float[Tensor, " b"]: ...
+
+
+@runtime_checkable
 class Penalizer(Regularizer, Protocol):
     """`net` is frozen and in evaluation mode: gradients pass through it, not into it."""
 
@@ -78,29 +121,81 @@ class Adversary(Learner, Regularizer, Protocol):
         """Called once after each update of the policy, on the unwrapped network of every process."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a method that reads `sampled` draws samples: a rollout at a time, from the policy as it is then.
+
+    A rollout answers the prompts of `batches` updates and serves `batches · epochs` of them.
+    """
+
+    name: ClassVar[str] = "sampling"
+    reads: ClassVar[tuple[Role, ...]] = ()
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    num_generations: int = 8  # samples of each prompt
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+    batches: int = 1  # updates that a rollout has fresh prompts for
+    epochs: int = 1  # passes over them
+    verifier_weight: float = 1.0  # of the data set's verifiers in the reward; 0: they are only logged
+    keep: Literal["all", "best", "pair"] = "all"  # pair: the best and the worst become `chosen` and `rejected`
+
+    def __post_init__(self) -> None:
+        for field in ("num_generations", "max_new_tokens", "batches", "epochs"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"sampling.{field} is at least 1, not {getattr(self, field)}")
+        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling needs temperature > 0 ({self.temperature}) and 0 < top_p <= 1 ({self.top_p})")
+        if self.keep == "pair" and self.num_generations < 2:
+            raise ValueError("sampling.keep=pair sets two samples against each other; num_generations is 1")
+
+
 @dataclass(frozen=True)
 class Method:
-    """One objective and any regularizers. `Method(DPO(), (LatentAdversary(),))` is GANPO-DPO."""
+    """One objective and any regularizers. `Method(DPO(), (LatentAdversary(),))` is GANPO-DPO.
+
+    `sampling` counts only where a part reads "sampled".
+    """
 
     objective: Objective
     regularizers: tuple[Regularizer, ...] = ()
+    sampling: Sampling = Sampling()
     lr: float | None = tunable(None, FloatDistribution(1e-7, 1e-3, log=True))  # the policy's; None: the preset's
 
     @property
     def parts(self) -> Mapping[str, Any]:
-        return {part.name: part for part in (self.objective, *self.regularizers)}
+        """By name; how samples are drawn is the last of them, of a method that draws any."""
+        parts = {part.name: part for part in (self.objective, *self.regularizers)}
+        return parts | ({"sampling": self.sampling} if self.on_policy else {})
 
     def with_parts(self, parts: Mapping[str, Any]) -> "Method":
-        objective, *regularizers = parts.values()
-        return dataclasses.replace(self, objective=objective, regularizers=tuple(regularizers))
+        own = {name: part for name, part in parts.items() if name != "sampling"}
+        objective, *regularizers = own.values()
+        sampling = parts.get("sampling", self.sampling)
+        return dataclasses.replace(self, objective=objective, regularizers=tuple(regularizers), sampling=sampling)
 
     @property
     def reads(self) -> tuple[Role, ...]:
-        return tuple(dict.fromkeys(role for part in self.parts.values() for role in part.reads))
+        return tuple(dict.fromkeys(role for part in (self.objective, *self.regularizers) for role in part.reads))
+
+    @property
+    def offline_reads(self) -> tuple[Role, ...]:
+        """The roles that the data set must give: samples, and what is made of them, it need not."""
+        made = {"sampled", *(("chosen", "rejected") if self.on_policy and self.sampling.keep == "pair" else ())}
+        return tuple(role for role in self.reads if role not in made)
+
+    @property
+    def forwards(self) -> tuple[Role, ...]:
+        """The roles that the policy is run on in a step: what only rewards has read its roles before."""
+        parts = [part for part in self.regularizers if isinstance(part, (Penalizer, Adversary))]
+        return tuple(dict.fromkeys(role for part in (self.objective, *parts) for role in part.reads))
 
     @property
     def on_policy(self) -> bool:
         return "sampled" in self.reads
 
-    def needs(self, what: Need) -> bool:
-        return any(what in part.needs for part in self.parts.values())
+    def needs(self, what: Need, role: Role | None = None) -> bool:
+        """Whether any part does, or any that reads `role`."""
+        parts = (self.objective, *self.regularizers)
+        return any(what in part.needs for part in parts if role is None or role in part.reads)

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Role: TypeAlias = Literal["chosen", "rejected", "sampled", "expert", "mismatched"]
-Need: TypeAlias = Literal["reference", "hidden", "padded_hidden"]
+# hidden, padded_hidden: the reference's too, where a part needs a reference; states: the policy's only
+Need: TypeAlias = Literal["reference", "hidden", "padded_hidden", "states"]
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,15 @@ class Outputs:
 
     `logps` is the natural log-probability of each completion token, zero where `mask` is False (the end of a shorter
     response). `hidden` is the final-layer hidden state (after the final norm) at each completion token;
-    `padded_hidden` the same at every position of the padded row, prompt and padding included.
+    `padded_hidden` the same at every position of the padded row, prompt and padding included; `states` the same at the
+    token before each completion token: what the policy knew when it chose it.
     """
 
     logps: Float[Tensor, "b c"]
     mask: Bool[Tensor, "b c"]
     hidden: Float[Tensor, "b c d"] | None = None
     padded_hidden: Float[Tensor, "b t d"] | None = None
+    states: Float[Tensor, "b c d"] | None = None
 
     @property
     def sequence_logps(self) -> Float[Tensor, " b"]:
@@ -66,6 +69,7 @@ class Outputs:
             logps=self.logps.detach(),
             hidden=None if self.hidden is None else self.hidden.detach(),
             padded_hidden=None if self.padded_hidden is None else self.padded_hidden.detach(),
+            states=None if self.states is None else self.states.detach(),
         )
 
 
@@ -73,10 +77,45 @@ Blocks: TypeAlias = Mapping[Role, Outputs]
 
 
 @dataclass(frozen=True)
+class Samples:
+    """What is known of the `sampled` block besides its tokens, fixed when it was drawn; row i is row i of that block.
+
+    `group` is the number of the sample's prompt in its batch, which is also its row in the blocks of the offline roles:
+    `expert.mean_logps[samples.group]`. A group is never split: a batch holds all samples of a prompt, side by side.
+    Log-probabilities are at temperature 1, whatever the temperature of sampling.
+    """
+
+    group: Int[Tensor, " b"]
+    rewards: Float[Tensor, " b"]  # all that rewards, weighted and summed
+    logps: Float[Tensor, "b c"]  # of the policy that drew them, zero outside mask
+    mask: Bool[Tensor, "b c"]
+    mean_length: float  # tokens a sample over the whole update, all micro-batches and processes
+    finished: Bool[Tensor, " b"]  # ended by the policy itself, not by the limit on new tokens
+    terms: Mapping[str, Float[Tensor, " b"]] = field(default_factory=dict)  # rewards by who gave them, unweighted
+    reference: Float[Tensor, "b c"] | None = None  # log-probs, where a part on samples needs the reference
+    values: Float[Tensor, "b c"] | None = None  # a critic's, when the samples were drawn
+    advantages: Float[Tensor, "b c"] | None = None  # set by `Critic.estimate`, as are the returns
+    returns: Float[Tensor, "b c"] | None = None
+    prompts: tuple[str, ...] = ()  # text, of each sample's prompt, its response and the expert's response to it
+    responses: tuple[str, ...] = ()
+    experts: tuple[str | None, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def num_groups(self) -> int:
+        return int(self.group.max()) + 1
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Blocks of tokens by role. Row i of every block comes from row i of the data, unless a block is shorter."""
+    """Blocks of tokens by role. Row i of every block comes from row i of the data, unless a block is shorter; the
+    `sampled` block holds several rows for one row of the data (see `Samples.group`)."""
 
     blocks: Mapping[Role, Tokens]
+    samples: Samples | None = None  # exactly where blocks has "sampled"
+    step: int = 0  # updates of the policy before this one
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ THIRD_PARTIES = {
     "registry": {"optuna.distributions"},
     "methods": {"torch", "jaxtyping", "optuna.distributions"},
     "experiments": NUMBERS
-    | {"transformers", "accelerate", "peft", "datasets", "trl", "mlflow", "optuna", "if_verifiable"}
+    | {"transformers", "accelerate", "peft", "datasets", "trl", "mlflow", "optuna"}
+    | {"if_verifiable", "langdetect", "nltk", "punkt"}
     | {"filelock", "gguf", "huggingface_hub", "jinja2", "psutil", "pyarrow", "rich", "safetensors", "tokenizers"},
     "benchmarks": NUMBERS
     | {"alpaca_eval", "lm_eval", "scipy", "jinja2", "matplotlib", "statsmodels", "markupsafe", "pandas"}
-    | {"if_verifiable", "langdetect", "nltk", "punkt"}
-    | {"accelerate", "mlflow", "optuna", "rich", "transformers"},
+    | {"if_verifiable", "accelerate", "filelock", "mlflow", "optuna", "ray", "rich", "transformers"},
 }
 FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
 by_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -16,7 +16,7 @@ def test_log_probs_are_computed_once_and_a_damaged_file_again(tmp_path):
     again = ReferenceStore(tmp_path, weights="w")
     second = again.logps(policy, examples, ["chosen", "rejected"])
     assert again.num_computed == 0
-    path = sorted(tmp_path.iterdir())[0]
+    path = sorted(tmp_path.glob("*.bin"))[0]
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
     path.write_bytes(damaged)
@@ -33,4 +33,4 @@ def test_other_weights_have_other_files(tmp_path):
     policy, examples = Policy(tiny_model("llama3", 0)), rows()
     for weights in ("a", "b"):
         ReferenceStore(tmp_path, weights=weights).logps(policy, examples, ["chosen"])
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.bin"))) == 2

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from experiments import checkpoint
-from experiments.trainer import NonFiniteError, frozen, schedule
-from methods import METHODS
+from experiments.players import frozen
+from experiments.step_log import NonFiniteError
+from experiments.trainer import schedule
 from tests.experiments.toy_rows import trainer
 
 SUMS_OVER_ROWS = ["dpo", "ipo", "simpo", "cpo", "orpo", "sft", "dpo+nll"]
@@ -13,24 +14,6 @@ SUMS_OVER_ROWS = ["dpo", "ipo", "simpo", "cpo", "orpo", "sft", "dpo+nll"]
 
 def weights(run):
     return {name: p.detach().clone() for name, p in run.policy.named_parameters() if p.requires_grad}
-
-
-@pytest.mark.parametrize("name", [*METHODS, "ipo+latent", "kto+latent", "simpo+nll+latent"])
-def test_every_method_takes_steps_that_move_what_learns_and_only_that(name):
-    run = trainer(name, micro=2)
-    before = weights(run)
-    nets = {p.spec.name: [q.detach().clone() for q in p.net.parameters()] for p in run.players if p.net is not None}
-    logs = [run.step() for _ in range(17 if name == "ganpo_dpo_code" else 2)]
-    assert all(torch.isfinite(torch.tensor(list(log.values()))).all() for log in logs)
-    assert any(not torch.equal(before[key], value) for key, value in weights(run).items())
-    for player in run.players:
-        if player.net is not None:
-            moved = any(
-                not torch.equal(a, b) for a, b in zip(nets[player.spec.name], player.net.parameters(), strict=True)
-            )
-            assert moved is player.spec.learns
-    frozen_weights = [p for p in run.policy.parameters() if not p.requires_grad]
-    assert all(p.grad is None for p in frozen_weights)
 
 
 @pytest.mark.parametrize("lora", [4, None], ids=["lora", "full"])
@@ -66,23 +49,6 @@ def test_discriminators_update_once_a_policy_update_under_accumulation():
         assert log["latent/updates"] == step
         assert any(not torch.equal(a, b) for a, b in zip(before, player.net.parameters(), strict=True))
     assert {int(entry["step"]) for entry in player.optimizer.state_dict()["state"].values()} == {3}
-
-
-@pytest.mark.parametrize("name", ["ganpo_dpo", "ganpo_dpo_code", "ganpo_dpo_frozen", "kto", "sft"])
-def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path):
-    straight, first = trainer(name, micro=2), trainer(name, micro=2)
-    for _ in range(5):
-        straight.step()
-    for _ in range(3):
-        first.step()
-    checkpoint.save(tmp_path, first.state(), 3)
-    resumed = trainer(name, micro=2)
-    resumed.load(*checkpoint.latest(tmp_path))
-    for _ in range(2):
-        resumed.step()
-    expected, got = straight.state(), resumed.state()
-    assert expected.keys() == got.keys()
-    assert all(torch.equal(value, got[key]) for key, value in expected.items())
 
 
 def test_nan_stops_the_run_and_keeps_the_batch(tmp_path):

@@ -10,18 +10,19 @@ from optuna.distributions import FloatDistribution
 
 from methods import METHODS, OBJECTIVES, REGULARIZERS, resolve
 from methods.catalogue import objective
-from methods.protocols import Adversary, Method, Objective, Penalizer
+from methods.protocols import Adversary, Critic, Method, Objective, Penalizer, Rewarder
 from registry import Paper, flatten, override, search_space
 
+ON_POLICY = {"raft", "rrhf", "grpo", "ppo", "chord"}
 OFFLINE = {"sft", "dpo", "ipo", "simpo", "cpo", "orpo", "kto"}
 GANPO = {"ganpo_dpo", "ganpo_simpo", "ganpo_dpo_saturating", "ganpo_dpo_code", "ganpo_dpo_frozen", "ganpo_dpo_shuffled"}
 COMPOSED = ["ipo+latent", "kto+latent", "dpo+nll", "simpo+nll+latent"]
 ALL = [*METHODS, *COMPOSED]
 
 
-def test_the_offline_methods_and_ganpo_are_registered():
-    assert set(METHODS) >= OFFLINE | GANPO
-    assert set(OBJECTIVES) >= OFFLINE
+def test_the_objectives_and_ganpo_are_registered():
+    assert set(METHODS) >= OFFLINE | ON_POLICY | GANPO | {"chord_phi"}
+    assert set(OBJECTIVES) >= OFFLINE | ON_POLICY
     assert set(REGULARIZERS) >= {"latent", "nll"}
 
 
@@ -53,7 +54,7 @@ def test_every_default_lies_inside_its_search_range(name):
     for key, distribution in space.items():
         assert isinstance(distribution, FloatDistribution)
         # A learning rate of None is derived: the preset's, or half the policy's
-        if not (flat[key] is None and key.split(".")[-1] == "lr"):
+        if not (flat[key] is None and key.endswith("lr")):
             assert distribution.low <= flat[key] <= distribution.high, key
 
 
@@ -62,19 +63,29 @@ def test_every_part_is_what_the_trainer_will_ask_it_to_be(name):
     method = resolve(name).spec
     assert isinstance(method, Method)
     assert isinstance(method.objective, Objective)
-    assert not method.on_policy
+    assert method.on_policy == any("sampled" in part.reads for part in method.parts.values())
     assert set(method.reads) == {role for part in method.parts.values() for role in part.reads}
+    assert set(method.forwards) <= set(method.reads)
+    assert set(method.offline_reads) <= set(method.reads) - {"sampled"}
     for part in method.regularizers:
-        assert isinstance(part, Penalizer)
+        assert isinstance(part, (Penalizer, Rewarder))
         assert isinstance(part, Adversary) == (part.name == "latent")
+    assert isinstance(method.objective, Critic) == (method.objective.name == "ppo")
 
 
 @pytest.mark.parametrize(("base", "extra"), list(product(OBJECTIVES, REGULARIZERS)))
 def test_any_objective_takes_any_regularizer(base, extra):
     card = resolve(f"{base}+{extra}")
-    assert list(card.spec.parts) == [base, extra]
+    assert list(card.spec.parts) == [base, extra, *(["sampling"] if card.spec.on_policy else [])]
+    assert card.spec.sampling == METHODS[base].spec.sampling
     assert card.lr == OBJECTIVES[base].lr
     assert REGULARIZERS[extra].paper.title in card.note
+
+
+def test_a_named_method_takes_more_regularizers_but_none_twice():
+    assert resolve("ganpo_dpo+nll").spec == resolve("dpo+latent+nll").spec
+    with pytest.raises(KeyError, match="names a regularizer twice"):
+        resolve("ganpo_dpo+latent")
 
 
 def test_ganpo_is_its_base_and_the_latent_adversary():
@@ -120,10 +131,10 @@ def test_every_search_of_ganpo_dpo_tunes_these():
     ("name", "message"),
     [
         ("ganpo_dop", "no method 'ganpo_dop'; did you mean ganpo_dpo"),
-        ("dpp+latent", "no objective 'dpp'; did you mean dpo"),
+        ("dpp+latent", "no method 'dpp'; did you mean"),
         ("dpo+latnt", "no regularizer 'latnt'; did you mean latent"),
         ("dpo+nll+nll", "names a regularizer twice"),
-        ("zzz", "no method 'zzz'; known: cpo, dpo"),
+        ("zzz", "no method 'zzz'; known: "),
     ],
 )
 def test_an_unknown_name_is_a_key_error_that_suggests_a_known_one(name, message):

@@ -1,0 +1,111 @@
+"""APO: a reward model and the policy play a min-max game in rounds, the model learning to prefer golden responses.
+
+One round: the policy answers golden prompts; the reward model starts afresh and learns golden ≻ sample and the
+preference pairs; the policy answers other prompts and is trained on its answers as the new model ranks them.
+
+Departs from the paper in the reward model, an encoder (there: the policy's 7 B base, at 1e-6), in weighing pairs as the
+code does (the paper leaves β₂ open), and in a round's data: each pool gives the share of it that the round's updates
+take of the prompts, which in a full pass is all, as in the paper. Not *Anchored* Preference Optimization (2408.06266).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from optuna.distributions import FloatDistribution
+from torch import Tensor, nn
+
+from methods.catalogue import method, regularizer
+from methods.dpo import DPO
+from methods.protocols import Method, Objective, Sampling
+from methods.raft import RAFT
+from methods.reward_losses import RewardLoss
+from methods.rrhf import RRHF
+from methods.types import Batch, Need, Role
+from registry import Paper, tunable
+from registry.encoders import DEFAULT_ENCODER
+
+PAPER = Paper(
+    title="Adversarial Preference Optimization: Enhancing Your Alignment via RM-LLM Game",
+    arxiv="2311.08045",
+    year=2023,
+    code="https://github.com/Linear95/APO",
+)
+LR = 5e-6  # of the first round
+ROUND_FACTORS = (1.0, 0.4, 0.18)  # 5e-6, 2e-6, 9e-7; later rounds keep the last
+
+
+@regularizer(PAPER)
+@dataclass(frozen=True, kw_only=True)
+class AdversarialReward:
+    """`adversarial=False` with one round is the baseline: trained on the preference pairs alone, then frozen."""
+
+    name: ClassVar[str] = "apo"
+    needs: ClassVar[frozenset[Need]] = frozenset({"reference"})  # the KL that each round logs
+
+    weight: float = 1.0
+    rounds: int = 3
+    rm_loss: RewardLoss = "ranking"
+    prior_weight: float = tunable(10.0, FloatDistribution(0.0, 30.0))  # β₂: a preference pair against a golden prompt
+    adversarial: bool = True
+    sequential: bool = False  # the model goes on from the last round instead of starting afresh
+    scorer: str = DEFAULT_ENCODER  # an encoder, or backbone
+    rm_lr: float | None = tunable(None, FloatDistribution(1e-7, 1e-2, log=True))  # None: what suits the scorer
+    rm_batch_size: int = 64
+    rm_epochs: int = 1
+    rm_max_length: int = 512
+    prior_share: float = 0.5  # of the training prompts: D_P
+    golden_share: float = 0.25  # D_gold; the rest is D_Q, on which the policy is trained
+    prior_pairs: int | None = None  # that a round takes of D_P at most; None: the share that it takes of D_Q
+    golden_prompts: int | None = None  # of D_gold, likewise
+    lr_by_round: Literal["paper", "constant"] = "paper"
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"apo.rounds is at least 1, not {self.rounds}")
+        if not (self.prior_share >= 0 and self.golden_share >= 0 and self.prior_share + self.golden_share < 1):
+            raise ValueError(
+                f"apo.prior_share {self.prior_share} and apo.golden_share {self.golden_share} leave no prompts for the"
+                " policy; their sum must be below 1"
+            )
+        if min(1 if n is None else n for n in (self.prior_pairs, self.golden_prompts)) < 1:
+            raise ValueError(
+                f"apo.prior_pairs {self.prior_pairs} and apo.golden_prompts {self.golden_prompts} are at least 1; to leave"
+                " the pairs out set prior_weight=0, the golden responses adversarial=false"
+            )
+        if not self.adversarial and not self.prior_weight:
+            raise ValueError("apo with adversarial=false and prior_weight=0 gives its reward model nothing to learn")
+
+    @property
+    def reads(self) -> tuple[Role, ...]:
+        pairs: tuple[Role, ...] = ("chosen", "rejected") if self.prior_weight else ()
+        return ("sampled", *pairs, *(("expert",) if self.adversarial else ()))
+
+    @property
+    def reward_weight(self) -> float:
+        return self.weight
+
+    def lr_factor(self, number: int) -> float:
+        """Of the policy's learning rate in round `number`, from 0."""
+        return ROUND_FACTORS[min(number, len(ROUND_FACTORS) - 1)] if self.lr_by_round == "paper" else 1.0
+
+    def reward(self, net: nn.Module | None, batch: Batch) -> Float[Tensor, " b"]:
+        assert net is not None
+        scores: Float[Tensor, " b"] = net(batch.blocks["sampled"])
+        return scores
+
+
+FROZEN = AdversarialReward(adversarial=False, rounds=1)
+ONCE = AdversarialReward(rounds=1)
+SAMPLES = Sampling(num_generations=4, temperature=1.2, max_new_tokens=256, verifier_weight=0.0)
+POLICIES: dict[str, tuple[Objective, Sampling, AdversarialReward]] = {
+    "rjs": (RAFT(), dataclasses.replace(SAMPLES, keep="best"), AdversarialReward()),
+    "rrhf": (RRHF(), SAMPLES, ONCE),
+    "dpo": (DPO(), dataclasses.replace(SAMPLES, keep="pair"), ONCE),
+}
+for name, (objective, sampling, adversary) in POLICIES.items():
+    rounds = "three rounds" if adversary.rounds == 3 else "one round, as in the paper"
+    method(f"apo_{name}", Method(objective, (adversary,), sampling), PAPER, lr=LR, note=rounds)
+    note = "APO's baseline: a reward model trained on preference pairs alone, then frozen"
+    method(f"{name}_base", Method(objective, (FROZEN,), sampling), PAPER, lr=LR, note=note)

@@ -1,0 +1,72 @@
+"""CHORD: imitation of an expert and reinforcement on samples in one loss, (1 − μ) · GRPO + μ · SFT.
+
+`chord` moves μ from imitation to exploration on a cosine; `chord_phi` keeps it fixed and weighs each token of the
+expert by p(1 − p), which passes over tokens that the policy is sure of, either way.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from optuna.distributions import FloatDistribution
+from torch import Tensor
+
+from methods.catalogue import method, objective
+from methods.grpo import clipped_loss, group_advantages, reduce_tokens, require_samples
+from methods.protocols import Method
+from methods.types import Batch, Blocks, Loss, Need, Outputs, Role, mean_metrics
+from registry import Paper, tunable
+
+PAPER = Paper(
+    title="On-Policy RL Meets Off-Policy Experts: Harmonizing Supervised Fine-Tuning and Reinforcement Learning via"
+    " Dynamic Weighting",
+    arxiv="2508.11408",
+    year=2025,
+)
+
+
+@objective(PAPER, lr=1e-6, note="the learning rate is GRPO's")
+@dataclass(frozen=True, kw_only=True)
+class CHORD:
+    name: ClassVar[str] = "chord"
+    reads: ClassVar[tuple[Role, ...]] = ("sampled", "expert")
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    mu_start: float = tunable(0.9, FloatDistribution(0.0, 1.0))
+    mu_end: float = tunable(0.05, FloatDistribution(0.0, 1.0))
+    mu_steps: int = 200  # updates of the policy from the one to the other
+    mu_warmup: int = 0  # updates before that, over which μ rises from 0
+    weighting: Literal["none", "phi"] = "none"  # of the expert's tokens
+    clip: float = 0.2
+    dual_clip: float = 3.0
+
+    def mu(self, step: int) -> float:
+        if step < self.mu_warmup:
+            return self.mu_start * step / self.mu_warmup
+        progress = min(1.0, (step - self.mu_warmup) / max(1, self.mu_steps))
+        return self.mu_end + (self.mu_start - self.mu_end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def loss(self, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:
+        samples, outputs = require_samples(batch, self.name), policy["sampled"]
+        advantages = group_advantages(samples).unsqueeze(-1)
+        losses, metrics = clipped_loss(outputs, samples, advantages, clip=self.clip, dual_clip=self.dual_clip)
+        exploration, imitation = reduce_tokens(losses, outputs.mask, samples), self._imitation(policy["expert"])
+        mu = self.mu(batch.step)
+        metrics |= mean_metrics(reward=samples.rewards, grpo=exploration, sft=imitation, mu=exploration.new_tensor(mu))
+        return Loss((1 - mu) * exploration + mu * imitation, metrics)
+
+    def _imitation(self, expert: Outputs) -> Float[Tensor, ""]:
+        if self.weighting == "none":
+            return -expert.mean_logps.mean()
+        p = expert.logps.detach().exp()
+        return -((p * (1 - p) * expert.logps).sum(-1) / expert.lengths).mean()
+
+
+method(
+    "chord_phi",
+    Method(CHORD(mu_start=0.1, mu_end=0.1, weighting="phi")),
+    PAPER,
+    lr=1e-6,
+    note="μ constant, the expert's tokens weighted by p(1 − p)",
+)

@@ -1,0 +1,94 @@
+"""A cell on samples, from the shipped constraints and their verifiers to the weights, through an interruption."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from experiments.cell import Cell, train, trained
+from experiments.data import prepare
+from experiments.experiment import Experiment, Training
+from experiments.models import load_tokenizer, resolve_model
+from experiments.rewards import verifier_of
+from methods import resolve
+from registry import override
+from tests.experiments.toy_rows import rows
+from tests.tiny import save_tiny
+
+SMALL = {"lr": 1e-3, "sampling.num_generations": 3, "sampling.max_new_tokens": 8, "sampling.epochs": 2}
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return resolve_model(save_tiny("qwen3", tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def data(model):
+    return prepare("constraints", load_tokenizer(model), max_length=256, max_pairs=8, held_out_pairs=2)
+
+
+@pytest.fixture
+def cell(model, data, tmp_path):
+    def build(name: str, values=None, *, lora=4, folder="run") -> Cell:
+        experiment = Experiment(
+            name=name,
+            method=override(resolve(name).spec, SMALL | (values or {})),
+            seed=0,
+            training=Training(steps=5, batch_size=2, micro_batch_size=1, lora_rank=lora),
+            model={"name": "tiny", "weights": "0" * 64},
+            data={"name": data.name, "tokens": data.digest},
+        )
+        where = tmp_path / "runs" / folder
+        return Cell(experiment=experiment, folder=where, model=model, data=data, stored={}, checkpoint_every=1)
+
+    return build
+
+
+def test_the_constraints_are_their_own_verifiers_and_other_data_has_none(data):
+    verifier = verifier_of(data.train)
+    row = data.train[0]
+    assert verifier([row, row], ["", "Yes."])[0] == 0.0
+    assert all(0 <= value <= 1 for value in verifier([row] * 2, ["One.", "Two, three."]))
+    assert verifier_of(rows()) is None
+
+
+@pytest.mark.parametrize("lora", [4, None])
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+def test_an_interrupted_run_on_samples_ends_with_the_same_weights_and_history(name, lora, cell):
+    def stop(step, policy):
+        if step == 3:  # in the middle of the second rollout
+            raise Interrupted
+
+    values = {"grpo.kl": 0.04} if name == "grpo" else {}
+    with pytest.raises(Interrupted):
+        train(cell(name, values, lora=lora), accelerator=Accelerator(), watch=stop)
+    train(cell(name, values, lora=lora), accelerator=Accelerator())
+    train(cell(name, values, lora=lora, folder="straight"), accelerator=Accelerator())
+    resumed, straight = cell(name, values, lora=lora), cell(name, values, lora=lora, folder="straight")
+    weights = "model.safetensors" if lora is None else "adapter_model.safetensors"
+    one, other = (load_file(each.folder / "policy" / weights) for each in (resumed, straight))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+    history, expected = (
+        [json.loads(line) for line in (each.folder / "metrics.jsonl").read_text().splitlines()]
+        for each in (resumed, straight)
+    )
+    timed = {"seconds", "rollout/seconds", "rollout/tokens_per_second"}
+    assert [{k: v for k, v in row.items() if k not in timed} for row in history] == [
+        {k: v for k, v in row.items() if k not in timed} for row in expected
+    ]
+    assert [row["rollout/tokens"] > 0 for row in history] == [True, False, True, False, True]
+    assert all(0 <= row["rollout/reward/verified"] <= 1 for row in history)
+    assert resumed.finished
+    trained(resumed)
+
+
+def test_samples_with_an_offline_term_train_on_the_shipped_data(cell):
+    train(cell("raft+nll", {"sampling.epochs": 1}), accelerator=Accelerator())
+    assert cell("raft+nll").finished
