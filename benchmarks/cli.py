@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     add("--tasks", default="held_out,ifeval", help="what to evaluate (default: held_out,ifeval)")
     add("--held-out-pairs", type=int, help="held-out rows to take (default: all)")
     add("--num-prompts", type=int, help="prompts of a generation task (default: all)")
-    add("--max-new-tokens", type=int, help="length limit of a response (default: the task's own)")
+    add("--max-new-tokens", type=int, help="length limit of a response (default: the task's, the method's)")
     add("--executor", choices=("local", "ray"), default="local", help="where cells run: here, or as tasks of Ray")
     add("--cpus-per-cell", type=float, default=1, metavar="N", help="cores that a task of Ray asks for (default: 1)")
     add("--gpus-per-cell", type=float, default=0, metavar="N", help="GPUs that a task of Ray asks for (default: 0)")

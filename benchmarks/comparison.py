@@ -50,7 +50,8 @@ def settle(options: argparse.Namespace) -> Comparison:
     seeds = seeds_of(options.seeds)
     overrides = Overrides.parse(options.set, names)
     studies = {name: tuned.find(name, options, seeds) for name in names if tuned.is_tuned(name)}
-    methods = {name: method_of(name, options.model, overrides, studies.get(name)) for name in names}
+    found = {name: method_of(name, options.model, overrides, studies.get(name)) for name in names}
+    methods = {name: _limited(method, options.max_new_tokens) for name, method in found.items()}
     tasks = [task_of(name, options) for name in unique(options.tasks)]
     planning = options.dry_run and options.model in MODELS
     model = options.model if planning else resolve_model(options.model)
@@ -91,6 +92,14 @@ def method_of(name: str, model: str, overrides: Overrides, study: StudyRecord | 
         resolvable = isinstance(part, Adversary) and part.lr is None
         regularizers.append(dataclasses.replace(part, lr=lr / 2) if resolvable else part)  # type: ignore[type-var]
     return dataclasses.replace(spec, lr=lr, regularizers=tuple(regularizers))
+
+
+def _limited(method: Method, max_new_tokens: int | None) -> Method:
+    """The length limit of a response holds for the samples that a method learns from, too."""
+    if not method.on_policy or max_new_tokens is None:
+        return method
+    limit = min(method.sampling.max_new_tokens, max_new_tokens)
+    return dataclasses.replace(method, sampling=dataclasses.replace(method.sampling, max_new_tokens=limit))
 
 
 def task_of(name: str, options: argparse.Namespace) -> Task:

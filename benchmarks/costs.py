@@ -81,7 +81,9 @@ def memory(
     """
     weights = FLOAT * sum(parameter.numel() for parameter in model.parameters())
     rows = training.micro_batch_size or training.batch_size
-    sequences = rows * (sequences_per_row or (len(method.reads) if method else 1))
+    own = sequences_per_row or (_sequences(method) if method else 1)
+    # the trainer takes fewer rows at a time where each has many samples
+    sequences = max(own, 2 * rows) if method and method.on_policy and own > 2 else rows * own
     shape = {"tokens": sequences * longest_row_tokens, "length": longest_row_tokens}
     completions = sequences * completion_tokens
     if method is None:
@@ -118,7 +120,7 @@ def seconds(
     but where a part reads the states of padded rows.
     """
     rows = training.steps * training.batch_size
-    sequences = sequences_per_row or len(method.reads)
+    sequences = sequences_per_row or _sequences(method)
     prompt = mean_row_tokens - mean_completion_tokens
     if method.needs("padded_hidden"):
         backbone = rows * sequences * _backbone_flops(model, mean_row_tokens)
@@ -133,7 +135,18 @@ def seconds(
         # 6 a parameter and token to learn, 4 to pass the gradient on to the policy
         total += size * rows * seen * ((6 if learns else 2) * SETS + 4)
     updating = training.steps * ADAMW_PASSES * FLOAT * num_trainable(model, training.lora_rank) / machine.bandwidth
-    return total / (EFFICIENCY * machine.flops) + updating
+    sampling = 0.0
+    if method.on_policy:
+        drawn = rows * method.sampling.num_generations // method.sampling.epochs
+        longest = method.sampling.max_new_tokens
+        sampling = generation_seconds(model, machine, num_prompts=drawn, max_new_tokens=longest)
+    return total / (EFFICIENCY * machine.flops) + updating + sampling
+
+
+def _sequences(method: Method) -> int:
+    """Of one row in an update: a role each, and the samples that are kept."""
+    kept = {"all": method.sampling.num_generations, "best": 1, "pair": 0}[method.sampling.keep]
+    return sum(kept if role == "sampled" else 1 for role in method.forwards)
 
 
 def scoring_seconds(model: PreTrainedModel, machine: Machine, *, num_sequences: int, mean_row_tokens: float) -> float:

@@ -7,7 +7,6 @@ The same command again continues: what is finished is not run again.
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -71,7 +70,6 @@ def _dry_run(comparison: Comparison, console: Console) -> int:
 def guarded(command: Callable[[], int]) -> int:
     """What `command` returns, or 2 for a mistake of the user's, told in one line."""
     try:
-        keep_the_heap_whole()
         return command()
     except (KeyError, ValueError, OSError, RuntimeError) as error:
         from registry.assets import AssetError
@@ -84,16 +82,6 @@ def guarded(command: Callable[[], int]) -> int:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         sys.stderr.write(f"{text}\n")
         return 2
-
-
-def keep_the_heap_whole() -> None:
-    """Large tensors go back to the system when they are freed: glibc's default doubled the measured peak memory."""
-    if sys.platform == "linux":
-        import contextlib
-
-        with contextlib.suppress(OSError, AttributeError):
-            m_mmap_threshold, limit = -3, 1_000_000
-            ctypes.CDLL("libc.so.6").mallopt(m_mmap_threshold, limit)
 
 
 if __name__ == "__main__":

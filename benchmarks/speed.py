@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import speed_sections
-from benchmarks.run import keep_the_heap_whole
 from experiments.manifest import write_json
 from registry.datasets import DEFAULT_DATASET
 from registry.models import DEFAULT_MODEL
@@ -39,7 +38,6 @@ FILES = {"short": "alpaca_eval_gpt4_pairs.jsonl.gz", "dialogues": "hh_helpful_te
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    keep_the_heap_whole()
     if options.one:
         sys.stdout.write(json.dumps(speed_sections.memory_of(**json.loads(options.one))) + "\n")
         return 0
