@@ -71,8 +71,8 @@ class AdversarialReward:
             )
         if min(1 if n is None else n for n in (self.prior_pairs, self.golden_prompts)) < 1:
             raise ValueError(
-                f"apo.prior_pairs {self.prior_pairs} and apo.golden_prompts {self.golden_prompts} are at least 1; to leave"
-                " the pairs out set prior_weight=0, the golden responses adversarial=false"
+                f"apo.prior_pairs {self.prior_pairs} and apo.golden_prompts {self.golden_prompts} are at least 1; to"
+                " leave the pairs out set prior_weight=0, the golden responses adversarial=false"
             )
         if not self.adversarial and not self.prior_weight:
             raise ValueError("apo with adversarial=false and prior_weight=0 gives its reward model nothing to learn")
