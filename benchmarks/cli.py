@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add("--cpus-per-cell", type=float, default=1, metavar="N", help="cores that a task of Ray asks for (default: 1)")
     add("--gpus-per-cell", type=float, default=0, metavar="N", help="GPUs that a task of Ray asks for (default: 0)")
     _task_options(made)
+    add("--init-from", metavar="RUN", help="start from what a finished run made of --model: its id or folder")
     add("--dry-run", action="store_true", help="show grid, tokens, steps, time and memory, and stop")
     add("--list", choices=KINDS, metavar="KIND", help="methods, models, datasets or tasks: what there is, and stop")
     return made

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import costs, plan, tuned
@@ -18,6 +19,7 @@ from experiments.data import TokenizedData, prepare
 from experiments.experiment import Training
 from experiments.models import load_tokenizer, meta_model, num_parameters, resolve_model
 from experiments.rewards import check_reward, verifier_of
+from experiments.staged import staged_model
 from experiments.study_record import StudyRecord
 from methods import resolve
 from methods.protocols import Adversary, Method
@@ -26,6 +28,8 @@ from registry.models import MODELS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from experiments.models import ResolvedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ def settle(options: argparse.Namespace) -> Comparison:
     methods = {name: _limited(method, options.max_new_tokens) for name, method in found.items()}
     tasks = [task_of(name, options) for name in unique(options.tasks)]
     planning = options.dry_run and options.model in MODELS
-    model = options.model if planning else resolve_model(options.model)
+    model = options.model if planning else _model_of(options)
     tokenizer = _tokenizer_at_hand(options.model) if planning else load_tokenizer(model)
     data = None if tokenizer is None else data_of(options, tokenizer)
     if data is not None:
@@ -76,6 +80,15 @@ def settle(options: argparse.Namespace) -> Comparison:
         training=training_of(options, num_train),
         studies=studies,
     )
+
+
+def _model_of(options: argparse.Namespace) -> ResolvedModel:
+    """The model that training starts from: the named one, or what a run has made of it (--init-from)."""
+    model = resolve_model(options.model)
+    if options.init_from is None:
+        return model
+    given = Path(options.init_from)
+    return staged_model(given if given.is_dir() else options.out / "runs" / options.init_from, model)
 
 
 def method_of(name: str, model: str, overrides: Overrides, study: StudyRecord | None = None) -> Method:

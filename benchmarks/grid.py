@@ -196,7 +196,9 @@ class Grid:
     def _reference_logps(self) -> dict[int, Scored]:
         """By row number, for every role that a method of this comparison reads beside its reference."""
         reading = [method for method in self.comparison.methods.values() if method.needs("reference")]
-        roles = tuple(dict.fromkeys(role for method in reading for role in method.offline_reads))
+        roles = tuple(
+            dict.fromkeys(role for method in reading for role in method.offline_reads if role in method.forwards)
+        )
         with self.accelerator.main_process_first():
             scored = self._stored(self.data.train, roles)
         return {example.row: entry for example, entry in zip(self.data.train, scored, strict=True)}

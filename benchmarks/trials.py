@@ -76,7 +76,7 @@ class Trials:
         """Fill the reference store, so that no worker has to."""
         for method in methods:
             if method.needs("reference"):
-                self._reference("train", method.offline_reads)
+                self._reference("train", _scored(method))
         if self.wanted & set(dev_metrics.PAIR_METRICS):
             self._reference("dev", PAIR)
         if "dev/length_growth" in self.wanted:
@@ -185,7 +185,7 @@ class Trials:
         assert method is not None
         if not method.needs("reference"):
             return cell
-        scored = self._reference("train", method.offline_reads)
+        scored = self._reference("train", _scored(method))
         return dataclasses.replace(cell, stored={e.row: s for e, s in zip(self.data.train, scored, strict=True)})
 
     def _reference(self, split: Literal["train", "dev"], roles: tuple[Role, ...]) -> list[Scored]:
@@ -235,3 +235,8 @@ def _adversaries(cell: Cell) -> dict[str, float]:
             if found:
                 sums.setdefault(f"adversary/{part}", []).append(value)
     return {key: sum(values) / len(values) for key, values in sums.items()}
+
+
+def _scored(method: Method) -> tuple[Role, ...]:
+    """The roles whose reference log-probs training reads."""
+    return tuple(role for role in method.offline_reads if role in method.forwards)
