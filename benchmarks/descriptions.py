@@ -51,12 +51,13 @@ def changed(method: str, hyperparameters: Mapping[str, Any], siblings: Iterable[
     """The hyperparameters that are not the method's defaults, and those that set it apart from its `siblings`.
 
     A default of None stands for what model preset or policy decide (learning rates): shown only where siblings differ.
+    So is what a search has chosen, which is no default and stands in the table's notes.
     """
     defaults = describe(method).defaults or {}
     others = list(siblings)
     shown = {}
     for name, value in hyperparameters.items():
-        differs = defaults.get(name) is not None and not _equal(defaults[name], value)
+        differs = not is_tuned(method) and defaults.get(name) is not None and not _equal(defaults[name], value)
         if differs or any(not _equal(other.get(name), value) for other in others):
             shown[name] = value
     return shown

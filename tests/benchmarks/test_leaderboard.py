@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import figures
+from benchmarks.descriptions import changed
 from benchmarks.exports import as_json, comma_separated, export, markdown, terminal_table
 from benchmarks.leaderboard import Leaderboard, build, main
 from benchmarks.results import load
@@ -272,3 +273,9 @@ def test_figures_have_a_true_minus_and_no_negative_zero():
     assert figures.value(0.5, signed=True) == "+0.500"
     assert figures.per_cent(-0.031) == "−3 %"
     assert figures.clock(9110) == "2:31:50"
+
+
+def test_what_a_search_chose_is_not_part_of_a_rows_name():
+    found = {"lr": 1e-3, "dpo.beta": 0.5}
+    assert changed("dpo@tuned", found, []) == {}
+    assert changed("dpo", found, []) == {"dpo.beta": 0.5}
