@@ -60,7 +60,7 @@ def settle(options: argparse.Namespace) -> Comparison:
     planning = options.dry_run and options.model in MODELS
     model = options.model if planning else _model_of(options)
     tokenizer = _tokenizer_at_hand(options.model) if planning else load_tokenizer(model)
-    data = None if tokenizer is None else data_of(options, tokenizer)
+    data = None if tokenizer is None else data_of(options, tokenizer, held_out_pairs=options.held_out_pairs)
     if data is not None:
         check_roles(methods, data)
         if not data.held_out and any(task.name == "held_out" for task in tasks):
@@ -125,8 +125,8 @@ def task_of(name: str, options: argparse.Namespace) -> Task:
     return made
 
 
-def data_of(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> TokenizedData:
-    """The tokens that every method trains and is evaluated on."""
+def data_of(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, **pairs: int | None) -> TokenizedData:
+    """The tokens that every method trains and is evaluated on; `pairs` says how many of dev and held_out."""
     return prepare(
         options.dataset,
         tokenizer,
@@ -134,7 +134,7 @@ def data_of(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> 
         max_prompt_length=options.max_prompt_length,
         overlong=options.overlong,
         max_pairs=options.max_pairs,
-        held_out_pairs=options.held_out_pairs,
+        **pairs,
     )
 
 

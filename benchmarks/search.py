@@ -133,10 +133,9 @@ def _trials(options: argparse.Namespace, methods: Mapping[str, Method]) -> Trial
     """Model, tokens, reference store and tracker, once for all studies."""
     from accelerate import Accelerator
 
-    from benchmarks.comparison import check_roles, seeds_of, training_of, unique
+    from benchmarks.comparison import check_roles, data_of, seeds_of, training_of, unique
     from benchmarks.dev_metrics import Constraint, Sampled, known
     from benchmarks.trials import Trials
-    from experiments.data import prepare
     from experiments.models import load_tokenizer, resolve_model, weights_hash
     from experiments.reference import ReferenceStore
     from experiments.tracking import Tracker, default_uri
@@ -150,16 +149,7 @@ def _trials(options: argparse.Namespace, methods: Mapping[str, Method]) -> Trial
         raise ValueError("--pruner wilcoxon compares trials seed by seed; give it --seeds 1000,1001,1002 or more")
     model = resolve_model(options.model)
     tokenizer = load_tokenizer(model)
-    data = prepare(
-        options.dataset,
-        tokenizer,
-        max_length=options.max_length,
-        max_prompt_length=options.max_prompt_length,
-        overlong=options.overlong,
-        max_pairs=options.max_pairs,
-        dev_pairs=options.dev_pairs,
-        held_out_pairs=0,
-    )
+    data = data_of(options, tokenizer, dev_pairs=options.dev_pairs, held_out_pairs=0)
     check_roles(dict(methods), data)
     if not data.dev:
         raise ValueError(f"{data.name} has no dev pairs to measure a trial on; give more data or --dev-pairs")
