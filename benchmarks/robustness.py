@@ -24,14 +24,8 @@ import numpy as np
 from benchmarks.nested import generation_task
 from benchmarks.statistics import mean_interval
 from benchmarks.tasks import Item, Subject, TaskResult, task
-from registry import Paper
+from methods.ganpo import PAPER
 
-PAPER = Paper(
-    title="Latent Adversarial Regularization for Offline Preference Optimization",
-    arxiv="2601.22083",
-    year=2026,
-    code="https://github.com/enyijiang/GANPO",
-)
 RESAMPLES = 2_000
 
 

@@ -52,6 +52,11 @@ class ConstraintPrompt:
     families: tuple[str, ...] = ()
 
     @property
+    def text(self) -> str:
+        """What the user asks."""
+        return self.messages[-1].content
+
+    @property
     def prompt_id(self) -> str:
         """What `experiments.data.Example` calls this prompt, whatever the tokenizer."""
         return Row(0, {"expert": Side(self.messages, self.expert)}).prompt_hash[:16]

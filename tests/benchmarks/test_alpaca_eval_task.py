@@ -7,9 +7,9 @@ import math
 import pandas as pd
 import pytest
 
-from benchmarks.alpaca_eval_task import AlpacaEval, choose_prompts, load_prompts
+from benchmarks.alpaca_eval_task import AlpacaEval, load_prompts
 from benchmarks.length import Length
-from benchmarks.responses import Answered, responses_path
+from benchmarks.responses import Answered, choose_prompts, responses_path
 from benchmarks.tasks import Subject
 from registry.assets import AssetError
 from tests.benchmarks.test_judge_reward import save_scorer
@@ -56,18 +56,18 @@ def test_there_are_805_prompts_each_with_an_answer(prompts):
 
 
 def test_a_subset_is_part_of_every_larger_one_and_keeps_the_order(prompts):
-    small, large = choose_prompts(prompts, 20), choose_prompts(prompts, 90)
+    small, large = choose_prompts(prompts, 20, of="alpaca_eval"), choose_prompts(prompts, 90, of="alpaca_eval")
     assert (len(small), len(large)) == (20, 90)
     assert [p for p in large if p in small] == list(small)
     with pytest.raises(ValueError, match="805 prompts"):
-        choose_prompts(prompts, 806)
+        choose_prompts(prompts, 806, of="alpaca_eval")
 
 
 def test_against_gpt4_every_item_says_who_won_and_by_how_many_characters(prompts, tmp_path):
     task = AlpacaEval(judge=LONGER, num_prompts=60)
     run = answered(tmp_path, "91ab", task, said(prompts))
     result = task.evaluate(run)
-    chosen = choose_prompts(prompts, 60)
+    chosen = choose_prompts(prompts, 60, of="alpaca_eval")
     for item, prompt in zip(result.items, chosen, strict=True):
         length = len(said(prompts)[prompt.id][1])
         assert item.values["win_rate"] == (0.5 if length == len(prompt.reference) else length > len(prompt.reference))
@@ -94,7 +94,7 @@ def test_with_difficulties_the_rate_is_called_length_controlled(prompts, tmp_pat
 
 def test_the_untrained_model_of_the_same_weights_is_the_baseline_and_ties_with_itself(prompts, tmp_path):
     task = AlpacaEval(judge=LONGER, baseline="base", num_prompts=30)
-    some = choose_prompts(prompts, 30)
+    some = choose_prompts(prompts, 30, of="alpaca_eval")
     trained = answered(tmp_path, "91ab", task, said(some, "much longer text " * 40))
     with pytest.raises(ValueError, match="the untrained model has not answered"):
         task.evaluate(trained)
@@ -110,7 +110,7 @@ def test_the_untrained_model_of_the_same_weights_is_the_baseline_and_ties_with_i
 
 def test_any_run_is_a_baseline_by_its_id(prompts, tmp_path):
     task = AlpacaEval(judge=FIRST, baseline="77cd", num_prompts=12)
-    some = choose_prompts(prompts, 12)
+    some = choose_prompts(prompts, 12, of="alpaca_eval")
     run = answered(tmp_path, "91ab", task, said(some, "good "))
     answered(tmp_path, "77cd", task, said(some))
     result = task.evaluate(run)
@@ -130,7 +130,7 @@ def test_a_prompt_without_a_verdict_counts_one_half_and_none_at_all_is_an_error(
 def test_a_reward_model_judges_every_pair_once_for_the_whole_output_folder(prompts, tmp_path):
     name = save_scorer(tmp_path / "model")
     task = AlpacaEval(judge=f"reward:{name}", num_prompts=3)
-    some = choose_prompts(prompts, 3)
+    some = choose_prompts(prompts, 3, of="alpaca_eval")
     first = task.evaluate(answered(tmp_path, "91ab", task, said(some, "good ")))
     ledger = next((tmp_path / "judgements").glob("*.jsonl"))
     assert len(ledger.read_text().splitlines()) == 6

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from benchmarks.ifeval import IFEval, Prompt, check, choose_prompts, load_prompts
-from benchmarks.responses import Answered, responses_path
+from benchmarks.ifeval import IFEval, Prompt, check, load_prompts
+from benchmarks.responses import Answered, choose_prompts, responses_path
 from benchmarks.tasks import TASKS, Subject
 from registry.assets import AssetError
 
@@ -76,23 +76,23 @@ def test_verdicts_are_the_same_each_time_and_leave_the_global_generator_alone(pr
 
 
 def test_a_subset_is_part_of_every_larger_one_and_keeps_the_order(prompts):
-    small, large = choose_prompts(prompts, 32), choose_prompts(prompts, 100)
+    small, large = choose_prompts(prompts, 32, of="ifeval"), choose_prompts(prompts, 100, of="ifeval")
     assert (len(small), len(large)) == (32, 100)
     assert set(p.id for p in small) < set(p.id for p in large)
     assert [p for p in prompts if p in large] == list(large)
-    assert choose_prompts(tuple(reversed(prompts)), 32) == tuple(reversed(small))
-    assert choose_prompts(prompts, None) == prompts
+    assert choose_prompts(tuple(reversed(prompts)), 32, of="ifeval") == tuple(reversed(small))
+    assert choose_prompts(prompts, None, of="ifeval") == prompts
 
 
 @pytest.mark.parametrize("num", [0, -3, 542])
 def test_an_impossible_subset_is_refused(prompts, num):
     with pytest.raises(ValueError, match=f"541 prompts, so num_prompts cannot be {num}"):
-        choose_prompts(prompts, num)
+        choose_prompts(prompts, num, of="ifeval")
 
 
 def test_kept_responses_are_judged_without_a_model_and_counted_by_prompt_and_by_instruction(prompts, tmp_path):
     task = IFEval(num_prompts=20)
-    chosen = choose_prompts(prompts, 20)
+    chosen = choose_prompts(prompts, 20, of="ifeval")
     texts = ["", *["No comma and no claim to anything else"] * 19]
     rows = [
         Answered(p.id, p.text, text, 10 * i, i % 2 == 0) for i, (p, text) in enumerate(zip(chosen, texts, strict=True))

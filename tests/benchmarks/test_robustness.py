@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.ifeval import IFEval, choose_prompts, load_prompts
-from benchmarks.responses import Answered, responses_path
+from benchmarks.ifeval import IFEval, load_prompts
+from benchmarks.responses import Answered, choose_prompts, responses_path
 from benchmarks.robustness import Robustness
 from benchmarks.tasks import Subject
 from registry.assets import AssetError
@@ -17,7 +17,7 @@ TEMPERATURES = (0.0, 0.7, 1.5)
 @pytest.fixture(scope="module")
 def prompts():
     try:
-        return choose_prompts(load_prompts(), 24)
+        return choose_prompts(load_prompts(), 24, of="ifeval")
     except AssetError as error:
         pytest.skip(f"IFEval's prompts cannot be had: {error}")
 
