@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import costs, plan, tuned
+from benchmarks import costs, plan
 from benchmarks.cli import Overrides
 from benchmarks.machine import Machine, this_machine
-from benchmarks.tasks import TASKS, Task, load_tasks
+from benchmarks.tasks import TASKS, Task, answers_of, load_tasks
+from benchmarks.tuning import tuned
 from experiments import sharding
 from experiments.data import TokenizedData, prepare
 from experiments.experiment import Training
@@ -250,12 +251,9 @@ def _facts(comparison: Comparison) -> tuple[plan.DataFacts, float]:
 def _task_seconds(comparison: Comparison, facts: plan.DataFacts, model: Any, machine: Machine) -> dict[str, float]:
     seconds: dict[str, float] = {}
     for task in comparison.tasks:
-        given: Any = task
-        if hasattr(task, "max_new_tokens"):
-            times = len(getattr(task, "temperatures", (0,)))
-            seconds[task.name] = times * costs.generation_seconds(
-                model, machine, num_prompts=given.num_prompts or 541, max_new_tokens=given.max_new_tokens or 1280
-            )
+        number, longest = answers_of(task)
+        if number:
+            seconds[task.name] = costs.generation_seconds(model, machine, num_prompts=number, max_new_tokens=longest)
         else:
             seconds[task.name] = costs.scoring_seconds(
                 model, machine, num_sequences=2 * facts.num_held_out, mean_row_tokens=facts.mean_tokens

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.board import Row, Table
-from benchmarks.columns import Column
-from benchmarks.responses import read_responses
+from benchmarks.reporting.board import Row, Table
+from benchmarks.reporting.columns import Column
 from benchmarks.results import Evaluation
+from benchmarks.tasks.responses import read_responses
 
 NUM_PROMPTS = 4
 CHARACTERS = 1200  # of a response; the rest is in its file

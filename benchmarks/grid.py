@@ -19,9 +19,10 @@ from accelerate.utils.dataclasses import InitProcessGroupKwargs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import leaderboard, plan, tuned
+from benchmarks import leaderboard, plan
 from benchmarks.comparison import Comparison, planned
 from benchmarks.tasks import Subject, Task, TaskSkipped
+from benchmarks.tuning import tuned
 from experiments.cell import Cell, register_untrained, train, trained
 from experiments.data import Example
 from experiments.experiment import Experiment
@@ -37,8 +38,8 @@ from methods.types import Role
 TRAINERS = {"trl_dpo": "experiments.trl_baseline"}
 
 
-def run(comparison: Comparison, console: Console, kind: type[Grid] | None = None) -> None:
-    """Show the plan, refuse what cannot fit (ValueError), do what is missing, rank what is there."""
+def run(comparison: Comparison, console: Console, kind: type[Grid] | None = None) -> list[Cell]:
+    """Show the plan, refuse what cannot fit (ValueError), do what is missing, rank what is there; all the cells."""
     # The main process evaluates while the others wait, for longer than the ten minutes that NCCL would
     patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
     grid = (kind or Grid)(comparison, Accelerator(kwargs_handlers=[patience]), console)
@@ -52,6 +53,7 @@ def run(comparison: Comparison, console: Console, kind: type[Grid] | None = None
         assert comparison.data is not None
         console.print(comparison.data.report.summary(), style="dim", markup=False)
     grid.run(cells)
+    return cells
 
 
 class Grid:

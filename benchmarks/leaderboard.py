@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.board import Leaderboard, Table
-from benchmarks.exports import comma_separated, export, terminal_table
-from benchmarks.latex import latex
-from benchmarks.report import write_report
-from benchmarks.tables import build
+from benchmarks.reporting.board import Leaderboard, Table
+from benchmarks.reporting.exports import comma_separated, export, terminal_table
+from benchmarks.reporting.latex import latex
+from benchmarks.reporting.report import write_report
+from benchmarks.reporting.tables import build
 from experiments.manifest import write_atomically
 
 __all__ = ["Leaderboard", "Table", "build", "export_tables", "main", "terminal_table", "write"]

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.constraint_plan import Planned, plan
-from benchmarks.constraint_rows import Sample, build_row, family_rates
+from benchmarks.constraint_prompts.plan import Planned, plan
+from benchmarks.constraint_prompts.rows import Sample, build_row, family_rates
 from benchmarks.run import guarded
 from experiments.manifest import package_versions, write_atomically, write_json
 from registry.models import DEFAULT_MODEL

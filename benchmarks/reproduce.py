@@ -2,7 +2,8 @@
 
     python -m benchmarks.reproduce ganpo_table1_gemma --scale small
 
-Runs go through the main command; what is finished is not run again. A claim is a sign or an order: the paper's figures
+Runs go through the main command, into one folder for all presets of a scale: what is finished, for this preset or
+another, is not run again. A claim is a sign or an order: the paper's figures
 were measured by other judges on other machines, and only whether one row is above another can be looked for here
 (`benchmarks.verdicts`). Options that this command does not know go to `benchmarks.run` behind the preset's own.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     import rich.table
 
     from benchmarks.verdicts import Reproduction
+    from experiments.cell import Cell
+
+Commands = Mapping[tuple[str, ...], Sequence[str]]  # by the labels of the arms that run together
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made = argparse.ArgumentParser(prog="python -m benchmarks.reproduce", description=__doc__.split("\n\n")[0])
     made.add_argument("name", nargs="?", help="a preset; without one they are listed")
     made.add_argument("--scale", choices=get_args(ScaleName), default="small", help="default: small")
-    made.add_argument("--out", type=Path, default=Path(".advalign"), help="below it: reproduce/NAME-SCALE")
+    made.add_argument("--out", type=Path, default=Path(".advalign"), help="below it: reproduce/SCALE")
     made.add_argument(
         "--dry-run", action="store_true", help="show the commands, their plans and the claims; run nothing"
     )
@@ -40,77 +44,85 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.name is None:
         console.print(listing())
         return 0
-    try:
-        preset = PRESETS[options.name]
-        scale = preset.scales[options.scale]
-        status = _run(preset, scale, options, further, console)
-        if status and not options.dry_run:
-            return status
-        from benchmarks.verdicts import as_json, read
+    from benchmarks.run import guarded
 
-        found = read(preset, options.scale, _folder(options))
-    except (KeyError, ValueError) as error:
-        sys.stderr.write(f"{error.args[0] if isinstance(error, KeyError) and error.args else error}\n")
-        return 2
+    return guarded(lambda: _reproduce(options, further, console))
+
+
+def _reproduce(options: argparse.Namespace, further: Sequence[str], console: rich.console.Console) -> int:
+    from benchmarks.verdicts import as_json, read
+
+    preset = PRESETS[options.name]
+    scale = preset.scales[options.scale]
+    folder = options.out / "reproduce" / options.scale
+    commands = {
+        tuple(arm.label for arm in stage): [*command_of(stage, scale, folder), *further] for stage in preset.stages
+    }
+    if options.dry_run:
+        status = _plans(preset, commands, console)
+        found = read(preset, options.scale, folder, {})
+    else:
+        status, found = 0, read(preset, options.scale, folder, _run(preset, commands, console))
     for table in tables(found):
         console.print(table)
     if not options.dry_run:
         from experiments.manifest import write_json
 
-        write_json(_folder(options) / "reproduction.json", as_json(found))
+        write_json(folder / f"{preset.name}.json", as_json(found))
     return status
 
 
-def _folder(options: argparse.Namespace) -> Path:
-    out: Path = options.out
-    return out / "reproduce" / f"{options.name}-{options.scale}"
-
-
-def _run(
-    preset: Preset, scale: Scale, options: argparse.Namespace, further: Sequence[str], console: rich.console.Console
-) -> int:
-    """The main command for each group of arms; its first status that is not 0, at which only a dry run goes on."""
+def _plans(preset: Preset, commands: Commands, console: rich.console.Console) -> int:
+    """The plan of each command; the worst status of them."""
     from benchmarks import run
 
     worst = 0
-    for stage in preset.stages:
-        command = [*command_of(stage, scale, _folder(options)), *further]
-        for given in _staged(preset, stage, command, _folder(options)):
-            given += ["--dry-run"] if options.dry_run else []
-            console.print(f"python -m benchmarks.run {' '.join(given)}", style="dim", markup=False, highlight=False)
-            if options.dry_run and "--init-from" in given:
-                continue  # the run that it starts from may not exist yet
-            worst = worst or run.main(given)
-            if worst and not options.dry_run:
-                return worst
+    for labels, command in commands.items():
+        _show([*command, "--dry-run"], console)
+        if preset.arm(labels[0]).after is None:  # the run that it starts from may not exist yet
+            worst = worst or run.main([*command, "--dry-run"])
     return worst
+
+
+def _run(preset: Preset, commands: Commands, console: rich.console.Console) -> dict[str, list[str]]:
+    """Do what is missing; the ids of each arm's runs."""
+    from rich.console import Console
+
+    from benchmarks.cli import parser
+    from benchmarks.run import execute
+
+    finished: dict[str, list[Cell]] = {}
+    for labels, command in commands.items():
+        after = preset.arm(labels[0]).after
+        starts: list[list[str]] = [[]]
+        if after is not None:
+            starts = [["--seeds", str(c.experiment.seed), "--init-from", str(c.folder)] for c in finished[after]]
+        for start in starts:
+            _show([*command, *start], console)
+            cells = execute(parser().parse_args([*command, *start]), Console(stderr=True))
+            for label in labels:
+                own = [cell for cell in cells if cell.experiment.name == preset.arm(label).method]
+                finished.setdefault(label, []).extend(own)
+    return {label: [cell.experiment.id for cell in cells] for label, cells in finished.items()}
+
+
+def _show(command: Sequence[str], console: rich.console.Console) -> None:
+    console.print(f"python -m benchmarks.run {' '.join(command)}", style="dim", markup=False, highlight=False)
 
 
 def command_of(stage: Sequence[Arm], scale: Scale, out: Path) -> list[str]:
     """The arguments of `benchmarks.run` for a group of arms that can be run together."""
+    from methods import resolve
+    from registry import flatten
+
     command = ["--methods", ",".join(arm.method for arm in stage), *scale.arguments, "--out", str(out)]
     if stage[0].dataset is not None:
         command += ["--dataset", stage[0].dataset]
     for arm in stage:
-        settings = ({"lr": f"{scale.lr:g}"} if scale.lr is not None else {}) | dict(arm.settings)
+        known = {"lr", *flatten(resolve(arm.method))}
+        settings = {key: value for key, value in scale.settings.items() if key in known} | dict(arm.settings)
         command += [text for key, value in settings.items() for text in ("--set", f"{arm.method}.{key}={value}")]
     return command
-
-
-def _staged(preset: Preset, stage: Sequence[Arm], command: list[str], out: Path) -> Iterator[list[str]]:
-    """The command itself, or one a seed, each starting from the earlier arm's policy of that seed."""
-    from benchmarks.cli import parser
-    from benchmarks.results import load
-    from benchmarks.verdicts import label_of
-
-    after = stage[0].after
-    if after is None:
-        yield command
-        return
-    for seed in parser().parse_args(command).seeds.split(","):
-        found = [run for run in load(out).runs if str(run.seed) == seed and label_of(preset, run) == after]
-        start = found[0].folder if found else out / "runs" / f"<{after} at seed {seed}>"
-        yield [*command, "--seeds", seed, "--init-from", str(start)]
 
 
 def tables(found: Reproduction) -> list[rich.table.Table]:
@@ -118,7 +130,7 @@ def tables(found: Reproduction) -> list[rich.table.Table]:
     from rich import box
     from rich.table import Table
 
-    from benchmarks import figures
+    from benchmarks.reporting import figures
 
     preset, scale = found.preset, found.preset.scales[found.scale]
     claims = Table(
@@ -146,7 +158,7 @@ def _beside(found: Reproduction) -> rich.table.Table:
     from rich import box
     from rich.table import Table
 
-    from benchmarks import figures
+    from benchmarks.reporting import figures
 
     preset, published = found.preset, found.preset.published
     shares = {f.claim.measure: f.share for f in found.findings}

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import tuned
 from benchmarks.tasks import TASKS, Item, TaskResult
+from benchmarks.tuning import tuned
 from experiments.tracking import read_steps
 
 SPEC_KEYS = {"method", "hyperparameters", "model", "data", "training", "seed"}  # any other sets a row apart
@@ -54,7 +54,7 @@ class Run:
     manifest: Mapping[str, Any]
     steps: tuple[Mapping[str, Any], ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
-    tuning: Mapping[str, Any] = field(default_factory=dict)  # of a tuned row: see benchmarks.tuned.about
+    tuning: Mapping[str, Any] = field(default_factory=dict)  # of a tuned row: see benchmarks.tuning.tuned.about
 
     @property
     def is_base(self) -> bool:

@@ -7,6 +7,7 @@ The same command again continues: what is finished is not run again.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from benchmarks.comparison import Comparison
+    from experiments.cell import Cell
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,22 +35,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         from rich.console import Console
 
-        from benchmarks import grid
         from benchmarks.comparison import settle
 
         console = Console(stderr=True)
-        comparison = settle(options)
         if options.dry_run:
-            return _dry_run(comparison, console)
-        if options.executor == "ray":
-            from benchmarks.cluster import ClusterGrid
-
-            grid.run(comparison, console, ClusterGrid)
-        else:
-            grid.run(comparison, console)
+            return _dry_run(settle(options), console)
+        execute(options, console)
         return 0
 
     return guarded(command)
+
+
+def execute(options: argparse.Namespace, console: Console) -> list[Cell]:
+    """Do what is missing of the comparison that `options` ask for, and rank; its cells, all of them finished.
+
+    Raises ValueError, KeyError, OSError or RuntimeError as what went wrong; `guarded` tells a user's mistakes.
+    """
+    from benchmarks import grid
+    from benchmarks.comparison import settle
+
+    comparison = settle(options)
+    if options.executor == "ray":
+        from benchmarks.cluster import ClusterGrid
+
+        return grid.run(comparison, console, ClusterGrid)
+    return grid.run(comparison, console)
 
 
 def _dry_run(comparison: Comparison, console: Console) -> int:

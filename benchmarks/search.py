@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from rich.console import Console
 
-    from benchmarks.trials import Trials
+    from benchmarks.tuning.trials import Trials
     from experiments.study import Budget, Design, Outcome, Report, Study
     from methods.protocols import Method
 
@@ -44,7 +44,7 @@ def search(options: argparse.Namespace, words: Sequence[str]) -> int:
     """What the command does after its options are read; `words` are what further workers are started with."""
     from rich.console import Console
 
-    from benchmarks import search_plan
+    from benchmarks.tuning import plan as search_plan
     from experiments.study import Study, open_storage, work
 
     helping = WORKER in os.environ
@@ -97,7 +97,7 @@ class Arm:
 
 def _arms(options: argparse.Namespace) -> list[Arm]:
     from benchmarks.comparison import unique
-    from benchmarks.search_space import Range, space_of
+    from benchmarks.tuning.space import Range, space_of
     from experiments.study_sampler import SAMPLERS
     from methods import resolve
     from registry import nearest
@@ -134,8 +134,8 @@ def _trials(options: argparse.Namespace, methods: Mapping[str, Method]) -> Trial
     from accelerate import Accelerator
 
     from benchmarks.comparison import check_roles, data_of, seeds_of, training_of, unique
-    from benchmarks.dev_metrics import Constraint, Sampled, known
-    from benchmarks.trials import Trials
+    from benchmarks.tuning.dev_metrics import Constraint, Sampled, known
+    from benchmarks.tuning.trials import Trials
     from experiments.models import load_tokenizer, resolve_model, weights_hash
     from experiments.reference import ReferenceStore
     from experiments.tracking import Tracker, default_uri
@@ -188,8 +188,8 @@ def _design(arm: Arm, trials: Trials, options: argparse.Namespace) -> Design:
     """The study of an arm; arms of one method that differ in their sampler alone share the end of their names' key."""
     from optuna.distributions import CategoricalDistribution, distribution_to_json
 
-    from benchmarks.dev_metrics import METRICS
-    from benchmarks.search_space import grid_of
+    from benchmarks.tuning.dev_metrics import METRICS
+    from benchmarks.tuning.space import grid_of
     from experiments.study import Design
     from registry import flatten
 
@@ -257,7 +257,7 @@ def _start_workers(number: int, words: Sequence[str]) -> list[subprocess.Popen[b
 
 def _conclude(studies: Sequence[Study], trials: Trials, console: Console) -> None:
     """Write the page, say what was found and close the studies' MLflow runs."""
-    from benchmarks.study_page import write_page
+    from benchmarks.tuning.page import write_page
 
     page = write_page(trials.out)
     for study in studies:

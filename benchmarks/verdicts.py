@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.columns import Column, compare_rows
-from benchmarks.presets import Arm, Claim, Measure, Preset, ScaleName
+from benchmarks.presets import Claim, Measure, Preset, ScaleName
+from benchmarks.reporting.columns import Column, compare_rows
 from benchmarks.results import Evaluation, Run, load
 from benchmarks.statistics import Comparison, Interval
 from benchmarks.tasks import load_tasks
@@ -41,11 +41,14 @@ class Reproduction:
     scores: Mapping[str, Mapping[str, Interval]]  # by measure, then by arm
 
 
-def read(preset: Preset, scale: ScaleName, out: Path) -> Reproduction:
-    """What the store below `out` says of every claim; an arm that was not run leaves its claims unmeasured."""
+def read(preset: Preset, scale: ScaleName, out: Path, made: Mapping[str, Sequence[str]]) -> Reproduction:
+    """What the store below `out` says of every claim.
+
+    `made` are the ids of each arm's runs, by its label; an arm without any leaves its claims unmeasured.
+    """
     load_tasks()  # they say which of their values are shares
     runs = load(out).runs
-    owned = {arm.label: [run for run in runs if label_of(preset, run) == arm.label] for arm in preset.arms}
+    owned = {arm.label: [run for run in runs if run.id in made.get(arm.label, ())] for arm in preset.arms}
     findings: list[Finding] = []
     scores: dict[str, dict[str, Interval]] = {}
     columns: dict[str, Column] = {}
@@ -70,22 +73,6 @@ def read(preset: Preset, scale: ScaleName, out: Path) -> Reproduction:
             share = measure.value in column.shares
         findings.append(_judged(claim, measure, comparison, share))
     return Reproduction(preset, scale, tuple(findings), scores)
-
-
-def label_of(preset: Preset, run: Run) -> str | None:
-    """The arm that a run belongs to: of those that it fits, the one that says most about it."""
-    methods = {arm.label: arm.method for arm in preset.arms}
-
-    def fits(arm: Arm) -> bool:
-        held = {key: str(value) for key, value in run.hyperparameters.items()}
-        same = all(held.get(key) == value for key, value in arm.settings.items())
-        # a policy that starts from another run's is named after it: smollm2_135m+sft-0a1b2c3d
-        start = f"+{methods[arm.after]}-" in run.model["name"] if arm.after else "+" not in run.model["name"]
-        return arm.method == run.method and same and start and arm.dataset in (None, run.data["name"])
-
-    fitting = [arm for arm in preset.arms if fits(arm)]
-    best = max(fitting, key=lambda arm: len(arm.settings) + (arm.dataset is not None), default=None)
-    return None if best is None else best.label
 
 
 def _entries(owned: Mapping[str, Sequence[Run]], measure: Measure) -> dict[str, list[Evaluation]]:

@@ -1,7 +1,7 @@
 """AAPA (arXiv 2509.25148): the staged configuration, demonstrations first and then GRPO with a fixed anchor."""
 
-from benchmarks.presets.types import PRESETS, Arm, Claim, Measure, Preset, Scale
-from benchmarks.references import AAPA, PUBLISHED
+from benchmarks.presets.types import PRESETS, SMALL, SMALL_LR, Arm, Claim, Measure, Preset, Scale
+from benchmarks.reporting.references import AAPA, PUBLISHED
 from methods.aapa import PAPER
 
 (TABLE,) = (table for table in PUBLISHED if table.paper == AAPA)
@@ -26,18 +26,12 @@ PRESETS.add(
         scales={
             "small": Scale(
                 arguments=(
-                    "--model",
-                    "smollm2_135m",
-                    "--max-pairs",
-                    "120",
-                    "--epochs",
-                    "1",
-                    "--max-length",
-                    "256",
-                    *SHARED,
+                    *(*SMALL, "--dataset", "constraints", "--max-pairs", "96", "--max-steps", "6"),
+                    *("--tasks", "constraints"),
                 ),
+                settings=SMALL_LR | {"sampling.num_generations": "4"},
                 measures=MEASURES,
-                note="SmolLM2-135M with LoRA; the anchor's exact loss is not public, ours is a reading of it",
+                note="SmolLM2-135M with LoRA; 1e-4 for every arm; the anchor's loss is our reading of the paper",
             ),
             "paper": Scale(
                 arguments=("--model", "qwen3_0_6b", "--full", "--epochs", "1", "--batch-size", "128", *SHARED),

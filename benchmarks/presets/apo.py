@@ -4,23 +4,21 @@ At small scale the reward is a verifier's, which trained no policy and no reward
 trained on supersets of its own preference data.
 """
 
-from benchmarks.presets.types import PRESETS, Arm, Claim, Measure, Preset, Scale
-from benchmarks.references import APO, PUBLISHED
+from benchmarks.presets.types import PRESETS, SMALL, SMALL_LR, Arm, Claim, Measure, Preset, Scale
+from benchmarks.reporting.references import APO, PUBLISHED
 from methods.apo import PAPER
 
 REWARDS, POLICIES = (
     next(table for table in PUBLISHED if (table.paper, table.where) == (APO, where))
     for where in ("reward models", "policies")
 )
-SMALL = (
-    *("--model", "smollm2_135m", "--dataset", "constraints", "--max-pairs", "120", "--epochs", "1"),
-    *("--max-length", "256", "--held-out-pairs", "50", "--seeds", "0,1,2"),
-)
+AT_SMALL_SCALE = (*SMALL, "--dataset", "constraints", "--max-pairs", "240", "--max-steps", "6")
+SMALL_SETTINGS = SMALL_LR | {"sampling.num_generations": "2"}
 LARGE = (
     *("--model", "llama3_8b", "--dataset", "hh_rlhf", "--full", "--epochs", "1", "--max-length", "512"),
     *("--batch-size", "128", "--micro-batch-size", "2", "--gradient-checkpointing", "--seeds", "0,1,2"),
 )
-SMALL_NOTE = "SmolLM2-135M with LoRA on verifiable demands; equal learning rates, unswept"
+SMALL_NOTE = "SmolLM2-135M with LoRA on verifiable demands; 1e-4 for every arm, unswept; two samples a prompt"
 LARGE_NOTE = "the paper trains Alpaca-7B on HH-RLHF; a newer base here"
 
 
@@ -53,8 +51,9 @@ PRESETS.add(
         ),
         scales={
             "small": Scale(
-                arguments=(*SMALL, "--tasks", "constraints,reward_model"),
+                arguments=(*AT_SMALL_SCALE, "--tasks", "constraints,reward_model"),
                 measures={"quality": Measure(task="constraints", value="followed_strict")},
+                settings=SMALL_SETTINGS,
                 note=SMALL_NOTE,
             ),
             "paper": Scale(
@@ -90,10 +89,16 @@ PRESETS.add(
         claims=(
             Claim(first="APO", second="AB", published=4.03),
             Claim(first="APO", second="WGAN", published=3.62),
+            Claim(first="APO", second="GAIL", published=10.98),
             Claim(first="GAIL", second="AB", higher=False, published=-6.95),
         ),
         scales={
-            "small": Scale(arguments=(*SMALL, "--tasks", "reward_model"), measures=RATED, note=SMALL_NOTE),
+            "small": Scale(
+                arguments=(*AT_SMALL_SCALE, "--tasks", "reward_model"),
+                measures=RATED,
+                settings=SMALL_SETTINGS,
+                note=SMALL_NOTE,
+            ),
             "paper": Scale(arguments=(*LARGE, "--tasks", "reward_model"), measures=RATED, note=LARGE_NOTE),
         },
         published=REWARDS,

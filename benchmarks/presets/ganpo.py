@@ -7,21 +7,21 @@ learning rate is one that moves a small model in a few dozen steps, equal for al
 from collections.abc import Mapping
 from dataclasses import replace
 
-from benchmarks.presets.types import PRESETS, Arm, Claim, Measure, Preset, Scale, ScaleName
-from benchmarks.references import GANPO, GEMMA, LLAMA, PUBLISHED
+from benchmarks.presets.types import PRESETS, SMALL, SMALL_LR, Arm, Claim, Measure, Preset, Scale, ScaleName
+from benchmarks.reporting.references import GANPO, GEMMA, LLAMA, PUBLISHED
 from methods.ganpo import PAPER
 
 TABLE_1 = {table.setting: table for table in PUBLISHED if (table.paper, table.where) == (GANPO, "Table 1")}
 (TABLE_3,) = (table for table in PUBLISHED if (table.paper, table.where) == (GANPO, "Table 3"))
 CONTROLLED = 1  # of WIN_RATES: the column of the length-controlled rate
 ALPACA_EVAL = Measure(task="alpaca_eval", value="win_rate")
-SMALL = Scale(
+AT_SMALL_SCALE = Scale(
     arguments=(
-        *("--model", "smollm2_135m", "--dataset", "constraints", "--max-pairs", "200", "--epochs", "2"),
-        *("--max-length", "256", "--held-out-pairs", "50", "--tasks", "constraints,held_out", "--seeds", "0,1,2"),
+        *(*SMALL, "--dataset", "constraints", "--max-pairs", "96", "--epochs", "1"),
+        *("--tasks", "constraints,held_out"),
     ),
     measures={"quality": Measure(task="constraints", value="followed_strict")},
-    lr=1e-4,
+    settings=SMALL_LR,
     note="SmolLM2-135M with LoRA; verifiable demands instead of a judge; 1e-4 for every arm, unswept",
 )
 
@@ -34,7 +34,7 @@ def _paper(model: str, dataset: str, temperature: str, *, lr: float | None = Non
             *("--tasks", "alpaca_eval", "--seeds", "0,1,2"),
         ),
         measures={"quality": ALPACA_EVAL},
-        lr=lr,
+        settings={} if lr is None else {"lr": f"{lr:g}"},
         note=f"the paper decodes at temperature {temperature} and reports one run; three seeds here",
     )
 
@@ -63,7 +63,7 @@ def _table_1(name: str, setting: str, scale: Scale, **settings: Mapping[str, str
                 Claim(first="ganpo_simpo", second="simpo", published=_gain(setting, "ganpo_simpo", "simpo")),
                 Claim(first="simpo", second="dpo", published=_gain(setting, "simpo", "dpo")),
             ),
-            scales={"small": SMALL, "paper": scale},
+            scales={"small": AT_SMALL_SCALE, "paper": scale},
             published=TABLE_1[setting],
             note="the published differences are of length-controlled rates; the interval is that of the raw ones",
         )
@@ -101,14 +101,14 @@ PRESETS.add(
             Claim(first="mlp", second="none", higher=False, published=-0.27),
             Claim(first="mse", second="none", higher=False, published=-0.76),
         ),
-        scales={"small": SMALL, "paper": GEMMA_SCALE},
+        scales={"small": AT_SMALL_SCALE, "paper": GEMMA_SCALE},
         published=TABLE_3,
     )
 )
 
 
 ROBUSTNESS = {"hot": Measure(task="robustness", value="hot"), "drop": Measure(task="robustness", value="drop")}
-_SCALES: Mapping[ScaleName, Scale] = {"small": SMALL, "paper": GEMMA_SCALE}
+_SCALES: Mapping[ScaleName, Scale] = {"small": AT_SMALL_SCALE, "paper": GEMMA_SCALE}
 FIGURE_3: Mapping[ScaleName, Scale] = {
     name: replace(scale, arguments=(*scale.arguments, "--tasks", "robustness", "--of", of), measures=ROBUSTNESS)
     for (name, scale), of in zip(_SCALES.items(), ("constraints", "alpaca_eval"), strict=True)

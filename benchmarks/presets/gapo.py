@@ -1,7 +1,7 @@
 """GAPO (arXiv 2503.20194): preferential prompts against preferential responses, for PPO and for GAPO."""
 
-from benchmarks.presets.types import PRESETS, Arm, Claim, Measure, Preset, Scale
-from benchmarks.references import GAPO, PUBLISHED
+from benchmarks.presets.types import PRESETS, SMALL, SMALL_LR, Arm, Claim, Measure, Preset, Scale
+from benchmarks.reporting.references import GAPO, PUBLISHED
 from methods.gapo import PAPER
 
 (TABLE,) = (table for table in PUBLISHED if (table.paper, table.where) == (GAPO, "preferential prompts"))
@@ -27,12 +27,11 @@ PRESETS.add(
         ),
         scales={
             "small": Scale(
-                arguments=(
-                    *("--model", "smollm2_135m", "--max-pairs", "120", "--epochs", "1", "--max-length", "256"),
-                    *SHARED,
-                ),
+                arguments=(*SMALL, "--max-pairs", "96", "--max-steps", "6", "--tasks", "constraints"),
+                settings=SMALL_LR
+                | {"sampling.num_generations": "2", "gapo.warmup_items": "64", "gapo.stage_items": "64"},
                 measures=MEASURES,
-                note="SmolLM2-135M with LoRA; verifiable demands instead of product descriptions",
+                note="SmolLM2-135M with LoRA; verifiable demands, not product descriptions; 1e-4 for every arm",
             ),
             "paper": Scale(
                 arguments=(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from benchmarks.references import PublishedTable
+from benchmarks.reporting.references import PublishedTable
 from registry import Paper
 from registry.catalogue import Catalogue
 
@@ -59,11 +59,15 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How a comparison is run: options of `benchmarks.run`, what is measured, and what that departs in."""
+    """How a comparison is run: options of `benchmarks.run`, what is measured, and what that departs in.
+
+    `settings` are those of every arm whose method has them, by dotted names without the method's; an arm's own come
+    before them.
+    """
 
     arguments: tuple[str, ...]
     measures: Mapping[str, Measure]
-    lr: float | None = None  # equal for all arms; None: the papers'
+    settings: Mapping[str, str] = field(default_factory=dict)  # {"lr": "1e-4"}; none: the papers'
     note: str = ""
 
 
@@ -95,6 +99,9 @@ class Preset:
             if claim.published is not None and (claim.published > 0) != claim.higher:
                 raise ValueError(f"{self.name}: {claim.sentence} is not what a difference of {claim.published} says")
 
+    def arm(self, label: str) -> Arm:
+        return next(arm for arm in self.arms if arm.label == label)
+
     @property
     def stages(self) -> list[list[Arm]]:
         """The arms in the order and the groups in which commands can run them: one data set, no method twice."""
@@ -114,8 +121,15 @@ class Preset:
         return made
 
     def _depth(self, arm: Arm) -> int:
-        earlier = next((other for other in self.arms if other.label == arm.after), None)
-        return 0 if earlier is None else 1 + self._depth(earlier)
+        return 0 if arm.after is None else 1 + self._depth(self.arm(arm.after))
+
+
+# Every comparison at small scale is run with these, so that presets share their runs
+SMALL = (
+    *("--model", "smollm2_135m", "--max-length", "256", "--micro-batch-size", "8", "--num-prompts", "100"),
+    *("--max-new-tokens", "64", "--held-out-pairs", "50", "--seeds", "0,1,2"),
+)
+SMALL_LR = {"lr": "1e-4"}  # moves a small model in a dozen steps: equal for all arms and swept for none
 
 
 PRESETS: Catalogue[Preset] = Catalogue("preset")

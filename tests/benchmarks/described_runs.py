@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.discriminator import correlations
 from benchmarks.tasks import Item
+from benchmarks.tasks.discriminator import correlations
 from experiments.manifest import write_json
 from tests.benchmarks.synthetic_store import GAIN, reliability
 

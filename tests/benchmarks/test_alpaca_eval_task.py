@@ -7,10 +7,10 @@ import math
 import pandas as pd
 import pytest
 
-from benchmarks.alpaca_eval_task import AlpacaEval, load_prompts
-from benchmarks.length import Length
-from benchmarks.responses import Answered, choose_prompts, responses_path
 from benchmarks.tasks import Subject
+from benchmarks.tasks.alpaca_eval import AlpacaEval, load_prompts
+from benchmarks.tasks.length import Length
+from benchmarks.tasks.responses import Answered, choose_prompts, responses_path
 from registry.assets import AssetError
 from tests.benchmarks.test_judge_reward import save_scorer
 
@@ -233,7 +233,7 @@ def test_given_edges_are_the_same_for_every_policy_and_a_bucket_may_be_empty(pro
 
 
 def test_length_needs_a_task_that_generates(tmp_path):
-    import benchmarks.held_out  # noqa: F401
+    import benchmarks.tasks.held_out  # noqa: F401
 
     with pytest.raises(ValueError, match="generates nothing"):
         Length(of="held_out").evaluate(subject(tmp_path))

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from benchmarks.constraints import Constraints, check
-from benchmarks.responses import Answered, responses_path
 from benchmarks.tasks import TASKS, Subject
+from benchmarks.tasks.constraints import Constraints, check
+from benchmarks.tasks.responses import Answered, responses_path
 from experiments.verifiers import load_prompts
 
 

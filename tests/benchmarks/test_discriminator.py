@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.discriminator import DiscriminatorTask, correlations
-from benchmarks.oracles import questions
 from benchmarks.tasks import TASKS, Item
+from benchmarks.tasks.discriminator import DiscriminatorTask, correlations
+from benchmarks.tasks.oracles import questions
 from experiments.forward import Policy
 from experiments.kept_networks import load
 from registry.assets import AssetError

@@ -2,11 +2,11 @@
 
 import re
 
-from benchmarks import figures
-from benchmarks.columns import FEWEST_PROMPTS
-from benchmarks.exports import markdown, terminal_table
 from benchmarks.leaderboard import build
-from benchmarks.report import render
+from benchmarks.reporting import figures
+from benchmarks.reporting.columns import FEWEST_PROMPTS
+from benchmarks.reporting.exports import markdown, terminal_table
+from benchmarks.reporting.report import render
 from tests.benchmarks.synthetic_store import METHODS, write_run, write_store
 from tests.benchmarks.test_report import Page
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.geometry import Geometry, effective_rank
+from benchmarks.tasks.geometry import Geometry, effective_rank
 from experiments.forward import Policy
 from tests.benchmarks.learned_subjects import ganpo, moved, subject
 from tests.tiny import tiny_model

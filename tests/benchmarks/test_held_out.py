@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.held_out import HeldOut
 from benchmarks.statistics import expected_calibration_error
 from benchmarks.tasks import TASKS, Subject
+from benchmarks.tasks.held_out import HeldOut
 from experiments.data import Example, Sequence
 from experiments.forward import Policy, score
 from tests.tiny import tiny_model, tiny_tokenizer

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from benchmarks.ifeval import IFEval, Prompt, check, load_prompts
-from benchmarks.responses import Answered, choose_prompts, responses_path
 from benchmarks.tasks import TASKS, Subject
+from benchmarks.tasks.ifeval import IFEval, Prompt, check, load_prompts
+from benchmarks.tasks.responses import Answered, choose_prompts, responses_path
 from registry.assets import AssetError
 
 

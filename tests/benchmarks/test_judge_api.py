@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.endpoint import Endpoint, Patience
-from benchmarks.judge_api import ApiJudge, annotator
-from benchmarks.judging import Duel, JudgeError, judge_all, position_bias
-from benchmarks.ledger import Ledger, ledger_key
+from benchmarks.judges.api import ApiJudge, annotator
+from benchmarks.judges.endpoint import Endpoint, Patience
+from benchmarks.judges.judging import Duel, JudgeError, judge_all, position_bias
+from benchmarks.judges.ledger import Ledger, ledger_key
 from tests.benchmarks.judge_stub import Stub, judge_server
 
 ROOT = Path(__file__).parents[2]

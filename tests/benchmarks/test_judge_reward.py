@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from benchmarks.judge_reward import RewardJudge, conversation_ids, reward_judge, score_rows
 from benchmarks.judges import FunctionJudge, open_judge, refuse_training_reward
-from benchmarks.judging import Duel, judge_all, position_bias
+from benchmarks.judges.judging import Duel, judge_all, position_bias
+from benchmarks.judges.reward import RewardJudge, conversation_ids, reward_judge, score_rows
 from experiments.models import quiet_transformers
 from registry.models import MODELS
 from tests.tiny import PRESETS, SMALL, save_tiny, tiny_tokenizer

@@ -8,12 +8,12 @@ import shutil
 import pytest
 from rich.console import Console
 
-from benchmarks import figures
-from benchmarks.descriptions import changed
-from benchmarks.exports import as_json, comma_separated, export, markdown, terminal_table
 from benchmarks.leaderboard import Leaderboard, build, main
+from benchmarks.reporting import figures
+from benchmarks.reporting.descriptions import changed
+from benchmarks.reporting.exports import as_json, comma_separated, export, markdown, terminal_table
+from benchmarks.reporting.tables import SEEDS_NEEDED
 from benchmarks.results import load
-from benchmarks.tables import SEEDS_NEEDED
 from tests.benchmarks.synthetic_store import METHODS, write_run, write_store
 
 
@@ -65,6 +65,23 @@ def test_every_pair_of_a_column_is_compared_and_corrected(board):
         assert pairs == {frozenset(p) for p in (("dpo", "untrained"), ("ganpo_dpo", "untrained"), ("ganpo_dpo", "dpo"))}
         assert all(column.adjusted[pair] >= c.p_value for pair, c in column.comparisons.items())
         assert column.detectable > 0
+
+
+def test_runs_of_trained_methods_are_counted_against_each_other(board):
+    (table,) = board.tables
+    for column in table.columns:
+        first, second = (
+            [sum(item.values[column.primary] for item in e.result.items) for e in runs]
+            for runs in (
+                [e for run in rows_by_name(table)[name].runs for e in run.evaluations if e.task == column.task]
+                for name in ("ganpo_dpo", "dpo")
+            )
+        )
+        won = [(a > b) + (a == b) / 2 for a in first for b in second]
+        ((pair, (estimate, low, high)),) = column.improvements.items()
+        assert pair == ("ganpo_dpo", "dpo")
+        assert estimate == pytest.approx(sum(won) / len(won))
+        assert 0 <= low <= estimate <= high <= 1
 
 
 def test_a_row_meets_the_untrained_model_by_its_own_rule(board):

@@ -5,9 +5,8 @@ import math
 
 import pytest
 
-from benchmarks import lm_eval
-from benchmarks.lm_eval import LmEval
-from benchmarks.tasks import Subject, TaskSkipped
+from benchmarks.tasks import Subject, TaskSkipped, lm_eval
+from benchmarks.tasks.lm_eval import LmEval
 from experiments.forward import Policy
 from tests.tiny import tiny_model, tiny_tokenizer
 

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from benchmarks import panels, plots, scatter
-from benchmarks.latex import escape
 from benchmarks.leaderboard import build, export_tables, main
-from benchmarks.report import render
+from benchmarks.reporting import panels, plots, scatter
+from benchmarks.reporting.latex import escape
+from benchmarks.reporting.report import render
 from tests.benchmarks.described_runs import describe_runs
 from tests.benchmarks.synthetic_store import write_store
 from tests.benchmarks.test_report import Page

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.cli import parser
 from benchmarks.presets import PRESETS, Arm, Claim, Measure, Preset, Scale
-from benchmarks.references import PUBLISHED
+from benchmarks.reporting.references import PUBLISHED
 from benchmarks.reproduce import command_of, main
 from benchmarks.statistics import Comparison
 from benchmarks.verdicts import as_json, read
@@ -49,10 +49,14 @@ def score(folder, share, num_prompts=40):
 
 
 def stored(out, shares, seeds=(0, 1, 2)):
+    """A store in which each method followed this share of the prompts; the folder and the ids of its runs."""
+    made = {method: [] for method in shares}
     for method, share in shares.items():
         for seed in seeds:
-            score(write_run(out, method, seed, tasks=("ifeval",)), share)
-    return out
+            folder = write_run(out, method, seed, tasks=("ifeval",))
+            score(folder, share)
+            made[method].append(folder.name)
+    return out, made
 
 
 def test_every_setting_that_was_asked_for_is_there():
@@ -92,43 +96,45 @@ def test_the_verdict_follows_from_the_side_of_zero(tmp_path):
     claim = Claim(first="ganpo_dpo", second="dpo")
     opposite = dataclasses.replace(claim, higher=False)
     turned = Claim(first="dpo", second="ganpo_dpo", higher=False)
-    clear = read(claiming(claim, opposite, turned), "small", stored(tmp_path / "a", {"dpo": 0.2, "ganpo_dpo": 0.9}))
+    clear = read(claiming(claim, opposite, turned), "small", *stored(tmp_path / "a", {"dpo": 0.2, "ganpo_dpo": 0.9}))
     assert [finding.verdict for finding in clear.findings] == ["agrees", "disagrees", "agrees"]
     assert clear.findings[0].comparison.estimate == pytest.approx(0.7)
     assert clear.findings[2].comparison.estimate == pytest.approx(-0.7)
     assert clear.findings[2].comparison.low <= -0.7 <= clear.findings[2].comparison.high
-    close = read(claiming(claim), "small", stored(tmp_path / "b", {"dpo": 0.5, "ganpo_dpo": 0.525}))
+    close = read(claiming(claim), "small", *stored(tmp_path / "b", {"dpo": 0.5, "ganpo_dpo": 0.525}))
     assert close.findings[0].verdict == "undecided"
     assert "holds zero" in close.findings[0].why
 
 
 def test_one_seed_decides_nothing_and_a_missing_arm_is_not_measured(tmp_path):
     claim = Claim(first="ganpo_dpo", second="dpo")
-    one = read(claiming(claim), "small", stored(tmp_path / "a", {"dpo": 0.2, "ganpo_dpo": 0.9}, seeds=(0,)))
+    one = read(claiming(claim), "small", *stored(tmp_path / "a", {"dpo": 0.2, "ganpo_dpo": 0.9}, seeds=(0,)))
     assert one.findings[0].verdict == "undecided"
     assert "too few seeds" in one.findings[0].why
-    missing = read(claiming(claim), "small", stored(tmp_path / "b", {"dpo": 0.2}))
+    missing = read(claiming(claim), "small", *stored(tmp_path / "b", {"dpo": 0.2}))
     assert missing.findings[0].verdict == "not measured"
-    assert read(claiming(claim), "small", tmp_path / "nothing").findings[0].verdict == "not measured"
+    assert read(claiming(claim), "small", tmp_path / "nothing", {}).findings[0].verdict == "not measured"
 
 
-def test_arms_of_one_method_are_told_apart_by_their_settings_and_data(tmp_path):
+def test_arms_of_one_method_are_told_apart_by_their_runs(tmp_path):
     arms = (
         Arm(label="transformer", method="ganpo_dpo"),
         Arm(label="mlp", method="ganpo_dpo", settings={"latent.discriminator": "mlp"}),
         Arm(label="elsewhere", method="ganpo_dpo", dataset="hh_rlhf"),
     )
     preset = dataclasses.replace(claiming(), arms=arms, claims=(Claim(first="mlp", second="transformer"),))
+    made = {"transformer": [], "mlp": []}
     for seed in (0, 1, 2):
-        settings = {"lr": 1e-5, "latent.discriminator": "transformer"}
-        score(write_run(tmp_path, "ganpo_dpo", seed, hyperparameters=settings, tasks=("ifeval",)), 0.2)
-        mlp = settings | {"latent.discriminator": "mlp"}
-        score(write_run(tmp_path, "ganpo_dpo", seed, hyperparameters=mlp, tasks=("ifeval",)), 0.6)
-        far = write_run(tmp_path, "ganpo_dpo", seed, hyperparameters=settings, data="hh_rlhf", tasks=("ifeval",))
-        score(far, 0.95)
-    found = read(preset, "small", tmp_path)
+        for label, share in (("transformer", 0.2), ("mlp", 0.6)):
+            settings = {"lr": 1e-5, "latent.discriminator": label}
+            folder = write_run(tmp_path, "ganpo_dpo", seed, hyperparameters=settings, tasks=("ifeval",))
+            score(folder, share)
+            made[label].append(folder.name)
+    other = write_run(tmp_path, "ganpo_dpo", 0, hyperparameters={"lr": 9e-5}, tasks=("ifeval",))  # of another preset
+    score(other, 0.95)
+    found = read(preset, "small", tmp_path, made)
     estimates = {name: round(interval.estimate, 3) for name, interval in found.scores["quality"].items()}
-    assert estimates == {"transformer": 0.2, "mlp": 0.6, "elsewhere": 0.95}
+    assert estimates == {"transformer": 0.2, "mlp": 0.6}
     assert found.findings[0].verdict == "agrees"
     assert [[arm.label for arm in stage] for stage in preset.stages] == [["transformer"], ["mlp"], ["elsewhere"]]
 
@@ -138,26 +144,30 @@ def test_an_arm_that_starts_from_another_is_run_after_it():
     assert stages == [["sft", "grpo", "aapa_grpo"], ["staged"]]
 
 
-def test_a_policy_that_started_from_anothers_belongs_to_the_later_arm(tmp_path):
-    def run(method, seed, share, start=""):
-        folder = write_run(
-            tmp_path, method, seed, hyperparameters={"lr": 1e-5}, weights=(start or "a") * 64, tasks=("ifeval",)
-        )
-        if start:
-            spec = json.loads((folder / "spec.json").read_text())
-            spec["model"]["name"] = f"smollm2_135m+sft-{start * 8}"
-            write_json(folder / "spec.json", spec)
-        score(folder, share)
-
-    for seed in (0, 1, 2):
-        run("grpo", seed, 0.3)
-        run("aapa_grpo", seed, 0.4)
-        run("aapa_grpo", seed, 0.9, start="def"[seed])
-    preset = dataclasses.replace(PRESETS["aapa_staged"], scales={"small": SCALE})
-    found = read(preset, "small", tmp_path)
-    estimates = {name: round(interval.estimate, 3) for name, interval in found.scores["quality"].items()}
-    assert estimates == {"grpo": 0.3, "aapa_grpo": 0.4, "staged": 0.9}
-    assert [finding.verdict for finding in found.findings] == ["agrees", "agrees"]
+def test_presets_share_what_was_trained_and_an_arm_starts_from_anothers_policy(tmp_path, monkeypatch, capsys):
+    model, data = save_tiny("llama3", tmp_path / "model"), write_pairs(tmp_path / "pairs.jsonl")
+    here = [f"--model={model}", f"--dataset={data}", "--tasks=held_out", "--tracking-uri=none", f"--out={tmp_path}"]
+    here += ["--max-steps=2", "--batch-size=4", "--max-length=96", "--seeds=0,1"]
+    scale = Scale(
+        arguments=(), measures={"quality": Measure(task="held_out", value="accuracy")}, settings={"lr": "1e-3"}
+    )
+    one = dataclasses.replace(claiming(Claim(first="ganpo_dpo", second="dpo")), name="one", scales={"small": scale})
+    arms = (*one.arms, Arm(label="sft", method="sft"), Arm(label="staged", method="dpo", after="sft"))
+    two = dataclasses.replace(one, name="two", arms=arms, claims=(Claim(first="staged", second="dpo"),))
+    monkeypatch.setattr("benchmarks.reproduce.PRESETS", {"one": one, "two": two})
+    assert main(["one", *here]) == 0
+    store = tmp_path / "reproduce" / "small"
+    first = {path: path.stat().st_mtime_ns for path in store.glob("runs/*/policy/*.safetensors")}
+    assert len(first) == 4
+    capsys.readouterr()
+    assert main(["two", *here]) == 0
+    after = {path: path.stat().st_mtime_ns for path in store.glob("runs/*/policy/*.safetensors")}
+    assert first.items() <= after.items(), "trained anew"
+    assert len(after) == 4 + 4
+    rows = json.loads((store / "two.json").read_text())["rows"]["quality"]
+    assert set(rows) == {"dpo", "ganpo_dpo", "sft", "staged"}
+    names = [json.loads(path.read_text())["model"]["name"] for path in store.glob("runs/*/spec.json")]
+    assert sum("+sft-" in name for name in names) == 4  # two seeds, and the untrained model of each
 
 
 def test_a_preset_that_contradicts_itself_is_refused():
@@ -191,7 +201,7 @@ def test_a_dry_run_shows_the_plans_the_papers_numbers_and_trains_nothing(capsys,
 
 def test_a_finding_keeps_its_interval_in_the_file(tmp_path):
     preset = claiming(Claim(first="ganpo_dpo", second="dpo"))
-    found = read(preset, "small", stored(tmp_path, {"dpo": 0.2, "ganpo_dpo": 0.9}))
+    found = read(preset, "small", *stored(tmp_path, {"dpo": 0.2, "ganpo_dpo": 0.9}))
     (claim,) = json.loads(json.dumps(as_json(found)))["claims"]
     assert claim["verdict"] == "agrees"
     assert Comparison(**{**claim["measured"], "num_seeds": tuple(claim["measured"]["num_seeds"])}).low > 0

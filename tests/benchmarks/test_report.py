@@ -8,11 +8,11 @@ import subprocess
 
 import pytest
 
-from benchmarks import plots
 from benchmarks.leaderboard import build
-from benchmarks.references import PUBLISHED, PublishedTable, published_for
-from benchmarks.report import render, write_report
-from benchmarks.tables import SEEDS_NEEDED
+from benchmarks.reporting import plots
+from benchmarks.reporting.references import PUBLISHED, PublishedTable, published_for
+from benchmarks.reporting.report import render, write_report
+from benchmarks.reporting.tables import SEEDS_NEEDED
 from tests.benchmarks.synthetic_store import EVIL, METHODS, write_run, write_store
 
 VOID = {"br", "col", "hr", "img", "input", "link", "meta"}

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.responses import Answered, Decoding, read_responses, respond, responses_path
 from benchmarks.tasks import Subject
+from benchmarks.tasks.responses import Answered, Decoding, read_responses, respond, responses_path
 from experiments.forward import Policy
 from tests.tiny import tiny_model, tiny_tokenizer
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.reward_models import RewardModelTask
+from benchmarks.tasks.reward_models import RewardModelTask
 from experiments.forward import Policy
 from experiments.kept_networks import keep
 from experiments.reward_models import reward_model, scores

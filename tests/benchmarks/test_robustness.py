@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.ifeval import IFEval, load_prompts
-from benchmarks.responses import Answered, choose_prompts, responses_path
-from benchmarks.robustness import Robustness
 from benchmarks.tasks import Subject
+from benchmarks.tasks.ifeval import IFEval, load_prompts
+from benchmarks.tasks.responses import Answered, choose_prompts, responses_path
+from benchmarks.tasks.robustness import Robustness
 from registry.assets import AssetError
 
 TEMPERATURES = (0.0, 0.7, 1.5)
@@ -83,9 +83,14 @@ def test_temperatures_that_make_no_curve_are_refused(temperatures):
 
 
 def test_only_a_task_that_generates_has_a_temperature(subject):
-    import benchmarks.held_out  # noqa: F401
+    import benchmarks.tasks.held_out  # noqa: F401
 
     with pytest.raises(ValueError, match="generates nothing"):
         Robustness(of="held_out").evaluate(subject)
     with pytest.raises(KeyError, match="did you mean ifeval"):
         Robustness(of="ifevl").evaluate(subject)
+
+
+def test_every_temperature_has_the_prompts_of_the_task_answered():
+    assert TASK.answers == (len(TEMPERATURES) * 24, 50)
+    assert Robustness(of="constraints").answers == (7 * 200, 64)

@@ -3,7 +3,7 @@
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from benchmarks.search_space import Range, grid_of, space_of
+from benchmarks.tuning.space import Range, grid_of, space_of
 from methods import METHODS, resolve
 
 METHOD_NAMES = ("dpo", "ganpo_dpo", "simpo")

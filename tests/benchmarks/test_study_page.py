@@ -8,8 +8,8 @@ import re
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 
-from benchmarks.study_page import importance, render, write_page
-from benchmarks.study_plots import Axis
+from benchmarks.tuning.page import importance, render, write_page
+from benchmarks.tuning.plots import Axis
 from experiments.study import Budget, Design, Outcome, Study, TrialFailed, open_storage, work
 from experiments.study_record import StudyRecord, TrialRecord
 

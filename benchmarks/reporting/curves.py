@@ -1,0 +1,106 @@
+"""Training curves of a table's rows: which metrics make a panel, and every seed behind the mean."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from benchmarks.reporting.board import Row
+from benchmarks.reporting.descriptions import describe
+from benchmarks.reporting.plots import Curve, panel
+
+OBJECTIVE = "objective"  # stands for each row's own: dpo/loss and simpo/loss share a panel
+POLICY = {
+    "loss": "Total loss",
+    f"{OBJECTIVE}/loss": "Objective’s loss",
+    f"{OBJECTIVE}/reward_accuracy": "Reward accuracy",
+    f"{OBJECTIVE}/reward_margin": "Reward margin",
+    "grad_norm": "Gradient norm, policy",
+}
+PLAYERS = {
+    "adversary/loss": "Adversary’s loss",
+    "penalty/loss": "Policy’s loss against it",
+    "grad_norm": "Gradient norm, adversary",
+}
+ACCURACY = "adversary/accuracy/"
+EXPLAINED = "Accuracies: how often a discriminator puts the first set above the second; ½ is chance."
+LEVELS = {"accuracy": 0.5, "margin": 0.0}  # chance; no preference
+
+
+@dataclass(frozen=True)
+class Group:
+    """Panels that belong together."""
+
+    title: str
+    note: str
+    panels: tuple[Markup, ...]
+    folded: bool = False
+    named: bool = False  # the panels name their marks, so no legend is needed
+
+
+def groups(rows: Sequence[Row], styles: dict[str, int]) -> list[Group]:
+    """The policy's curves, those of each regularizer with its adversary, and all others, folded."""
+    series = {row.name: [_series(row, index) for index in range(len(row.runs))] for row in rows}
+    keys = list(dict.fromkeys(key for runs in series.values() for run in runs for key in run))
+    policy = {key: title for key, title in POLICY.items() if key in keys}
+    made = [Group("The policy", "", _panels(policy, series, styles))] if policy else []
+    used = set(policy) | {"step"}
+    parts = dict.fromkeys(key.split("/")[0] for key in keys if "/" in key and not key.startswith(f"{OBJECTIVE}/"))
+    for part in parts:
+        wanted = {f"{part}/{key}": title for key, title in PLAYERS.items() if f"{part}/{key}" in keys}
+        accuracies = {key: _spell(key) for key in keys if key.startswith(f"{part}/{ACCURACY}")}
+        used |= set(wanted) | set(accuracies)
+        note = EXPLAINED if accuracies else ""
+        if wanted or accuracies:
+            made.append(Group(f"The game: {part}", note, _panels(wanted | accuracies, series, styles)))
+    rest = {key: _spell(key) for key in keys if key not in used}
+    return [*made, Group("Everything else that was logged", "", _panels(rest, series, styles), True)] if rest else made
+
+
+def _series(row: Row, index: int) -> dict[str, dict[int, float]]:
+    """One run's metrics by step; the keys of the row's own objective are renamed."""
+    own = describe(row.method).objective
+    metrics: dict[str, dict[int, float]] = {}
+    for step in row.runs[index].steps:
+        for key, value in step.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                part, _, rest = key.partition("/")
+                name = f"{OBJECTIVE}/{rest}" if rest and part == own else key
+                metrics.setdefault(name, {})[int(step["step"])] = float(value)
+    return metrics
+
+
+def _panels(
+    titles: dict[str, str], series: dict[str, list[dict[str, dict[int, float]]]], styles: dict[str, int]
+) -> tuple[Markup, ...]:
+    panels = []
+    for key, title in titles.items():
+        curves = [curve for name, runs in series.items() for curve in _curves(name, key, runs, styles[name])]
+        level = next((level for word, level in LEVELS.items() if word in key), None)
+        panels.append(panel(title, curves, level=level))
+    return tuple(panels)
+
+
+def _curves(name: str, key: str, runs: list[dict[str, dict[int, float]]], style: int) -> list[Curve]:
+    """The mean over the seeds that have a step, and each seed behind it if there are several."""
+    seeds = [run[key] for run in runs if key in run]
+    if not seeds:
+        return []
+    steps = sorted(set().union(*seeds))
+    average = [(float(step), statistics.fmean(seed[step] for seed in seeds if step in seed)) for step in steps]
+    behind = [Curve(f"{name}, a seed", _points(seed), style, faint=True) for seed in seeds] if len(seeds) > 1 else []
+    return [*behind, Curve(name, tuple(average), style)]
+
+
+def _points(seed: dict[int, float]) -> tuple[tuple[float, float], ...]:
+    return tuple((float(step), value) for step, value in sorted(seed.items()))
+
+
+def _spell(key: str) -> str:
+    """`latent/adversary/accuracy/reference_chosen_over_policy_chosen`: `reference chosen > policy chosen`."""
+    if f"/{ACCURACY}" in key:
+        return key.rpartition("/")[2].replace("_over_", " > ").replace("_", " ")
+    return key.replace(f"{OBJECTIVE}/", "").replace("/", " · ").replace("_over_", " > ").replace("_", " ")

@@ -1,0 +1,227 @@
+"""The report: one HTML file that needs nothing else, made from a leaderboard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from benchmarks.examples import examples
+from benchmarks.reporting import curves, figures, panels, plots
+from benchmarks.reporting.board import Leaderboard, Table
+from benchmarks.reporting.columns import Column, Score
+from benchmarks.reporting.descriptions import UNTRAINED, describe
+from benchmarks.reporting.exports import sentences
+from benchmarks.reporting.references import PublishedTable, alpaca_eval_leaderboard, published_for
+from benchmarks.statistics import Comparison, Pair
+from benchmarks.tuning import page as study_page
+from experiments.data_report import DROPPED, NOTED
+from experiments.manifest import write_atomically
+
+PAIRS = ("Against the untrained model", "Against the objective alone", "Between other methods")
+PAIRS_SHOWN = 10  # of the last kind; more are folded
+ROW_NUMBERS = 60  # of a reason; the manifest has them all
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(board: Leaderboard, out: Path) -> Path:
+    """Write `out`/report.html and return its path."""
+    path = out / "report.html"
+    write_atomically(path, render(board, searches=study_page.NAME if study_page.write_page(out) else None))
+    return path
+
+
+def render(board: Leaderboard, *, searches: str | None = None) -> str:
+    """The page; `searches` is the page of the studies beside it.
+
+    Everything that a run wrote is escaped: responses and names may hold HTML.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(figures=figures, swatch=plots.swatch, colour=plots.colour)
+    return environment.get_template("report.html.jinja").render(
+        sections=[_section(table, board) for table in board.tables],
+        published=_published(board),
+        searches=searches,
+        skipped=board.skipped,
+    )
+
+
+def _section(table: Table, board: Leaderboard) -> dict[str, Any]:
+    trained = [row for row in table.rows if row.name != UNTRAINED]
+    styles = {row.name: index for index, row in enumerate(sorted(trained, key=lambda row: row.name))}
+    styles[UNTRAINED] = -1
+    return {
+        "table": table,
+        "styles": styles,
+        "summary": [sentence for column in table.ranked if (sentence := _summary(column))],
+        "sentences": sentences(table),
+        "lengths": any(
+            row.scores[column.task].mean_length is not None
+            for row in table.rows
+            for column in table.ranked
+            if column.task in row.scores
+        ),
+        "differences": [_differences(table, column) for column in table.ranked if column.comparisons],
+        "others": [_differences(table, column, name) for column in table.ranked for name in column.others]
+        + [_differences(table, column) for column in table.columns if not column.ranks and column.comparisons],
+        "pictures": panels.groups(table, styles),
+        "agreements": panels.agreements(table),
+        "length_correlations": panels.length_correlations(table),
+        "drift": panels.measured_drift(table, styles),
+        "curves": curves.groups(trained, styles),
+        "calibration": _calibration(table, styles),
+        "examples": examples(table),
+        "data_report": _data_report(board.data_reports.get(table.data["tokens"])),
+        "runs": [run for row in table.rows for run in row.runs],
+        "facts": _facts(table),
+    }
+
+
+def _summary(column: Column) -> str | None:
+    """What a hurried reader may take away; nothing where too few seeds were run."""
+    claimed = {pair: comparison for pair, comparison in column.comparisons.items() if comparison.claims}
+    if not claimed:
+        return None
+    against = {pair: comparison for pair, comparison in claimed.items() if UNTRAINED in pair}
+    between = {pair: comparison for pair, comparison in claimed.items() if UNTRAINED not in pair}
+    better = sum(_verdict(column, pair, c) == "higher" for pair, c in against.items())
+    worse = sum(_verdict(column, pair, c) == "lower" for pair, c in against.items())
+    apart = sum(_verdict(column, pair, c) != "undecided" for pair, c in between.items())
+    parts = []
+    if against:
+        methods = _count(len(against), "method")
+        parts.append(f"{better} of {methods} did better than the untrained model, {worse} did worse")
+    if between:
+        parts.append(f"{apart} of {_count(len(between), 'pair')} of methods can be told apart")
+    return f"{column.name}: {'; '.join(parts)}."
+
+
+def _differences(table: Table, column: Column, other: str | None = None) -> dict[str, Any]:
+    """The rows of a forest plot, all on one scale; pairs that no method is made for are folded when they are many."""
+    comparisons = column.comparisons if other is None else column.others[other]
+    share = (other or column.primary) in column.shares
+    factor = 100 if share else 1
+    bounds = {
+        pair: (factor * low, factor * c.estimate, factor * high)
+        for pair, c in comparisons.items()
+        for low, high in [(c.low, c.high) if figures.has_bounds(c) else (c.estimate, c.estimate)]
+    }
+    scale = plots.Scale.around([0.0, *(value for three in bounds.values() for value in three)], count=5)
+    methods = {row.name: row.method for row in table.rows}
+    groups: dict[str, list[dict[str, Any]]] = {title: [] for title in PAIRS}
+    for pair, comparison in comparisons.items():
+        text = figures.interval(comparison, share=share, signed=True)
+        verdict = _verdict(column, pair, comparison) if other is None else None
+        certain, said = verdict in ("higher", "lower"), f"{pair[0]} minus {pair[1]}: {text}"
+        entry = {
+            "pair": pair,
+            "text": text,
+            "verdict": verdict,
+            "p": column.adjusted[pair] if other is None and comparison.claims else None,
+            "won": column.improvements.get(pair) if other is None else None,
+            "plot": plots.interval(*bounds[pair], scale, certain=certain, label=said),
+        }
+        groups[_kind(pair, methods)].append(entry)
+    folded = {title: entries for title, entries in groups.items() if title == PAIRS[-1] and len(entries) > PAIRS_SHOWN}
+    return {
+        "name": column.name if other is None else f"{column.task} {other}",
+        "unit": "points" if share else "",
+        "shown": {title: entries for title, entries in groups.items() if entries and title not in folded},
+        "folded": folded,
+        "axis": plots.axis(scale),
+    }
+
+
+def _kind(pair: Pair, methods: Mapping[str, str]) -> str:
+    first, second = (methods[name] for name in pair)
+    if UNTRAINED in pair:
+        return PAIRS[0]
+    return PAIRS[1] if second != first and second == describe(first).objective else PAIRS[2]
+
+
+def _verdict(column: Column, pair: Pair, comparison: Comparison) -> str | None:
+    if not comparison.claims:
+        return None
+    if column.adjusted[pair] >= 0.05:
+        return "undecided"
+    return "higher" if comparison.estimate > 0 else "lower"
+
+
+def _calibration(table: Table, styles: Mapping[str, int]) -> list[Markup]:
+    """A reliability diagram for every task that left bins."""
+    panels = []
+    for column in table.columns:
+        lines = [
+            plots.Curve(row.name, points, styles[row.name])
+            for row in table.rows
+            if (score := row.scores.get(column.task)) and (points := _bins(score))
+        ]
+        if lines:
+            panels.append(plots.reliability(f"{column.task}: accuracy over confidence", lines))
+    return panels
+
+
+def _bins(score: Score) -> tuple[tuple[float, float], ...]:
+    """Confidence and accuracy of each bin, weighted over seeds by how much fell into it."""
+    totals: dict[float, Counter[str]] = {}
+    for extras in score.extras:
+        for place, entry in enumerate(extras.get("reliability") or ()):
+            if entry["count"]:
+                total = totals.setdefault(entry.get("low", place), Counter())
+                total.update(count=entry["count"])
+                total.update({key: entry[key] * entry["count"] for key in ("confidence", "accuracy")})
+    return tuple((t["confidence"] / t["count"], t["accuracy"] / t["count"]) for _, t in sorted(totals.items()))
+
+
+def _data_report(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What became of every row of the data, one line for each reason."""
+    if report is None:
+        return None
+    findings = [
+        {"verb": verb, "meaning": meanings.get(reason, reason), "count": len(numbers), "rows": _spell(numbers)}
+        for verb, meanings in (("dropped", DROPPED), ("noted", NOTED))
+        for reason, numbers in (report.get(verb) or {}).items()
+    ]
+    counts = {key: report.get(key) for key in ("num_rows", "num_kept", "num_dropped")}
+    sizes = {name: dict(report.get(name) or {}) for name in ("splits", "unused")}
+    return (
+        {"source": report.get("source", ""), "unit": report.get("unit", "row"), "findings": findings} | counts | sizes
+    )
+
+
+def _spell(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:ROW_NUMBERS]))
+    return shown if len(numbers) <= ROW_NUMBERS else f"{shown} and {len(numbers) - ROW_NUMBERS} more"
+
+
+def _published(board: Leaderboard) -> list[PublishedTable]:
+    papers = {arxiv for table in board.tables for row in table.rows for _, arxiv in describe(row.method).papers}
+    judged = any(column.task == "alpaca_eval" for table in board.tables for column in table.columns)
+    own = alpaca_eval_leaderboard() if judged else None
+    return [*published_for(papers), *([own] if own else [])]
+
+
+def _facts(table: Table) -> dict[str, Any]:
+    """What all rows share, flattened for a list of names and values."""
+    facts = {f"model {key}": value for key, value in table.model.items()}
+    facts |= {f"data {key}": value for key, value in table.data.items()}
+    facts |= {f"training {key}": value for key, value in table.training.items()}
+    for column in table.columns:
+        settings = ", ".join(f"{key}={value}" for key, value in column.settings.items()) or "defaults"
+        items = f"{column.num_items} items of {column.num_prompts} prompts"
+        facts[f"task {column.task}"] = f"revision {column.revision}; {settings}; {items}"
+    return facts
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,69 @@
+"""Methods as named dots in a plot of two quantities: quality over cost, quality over drift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from benchmarks.reporting.plots import Scale, colour, frame, whisker
+
+TAG_HEIGHT = 7.0  # of a name beside a dot, in per cent of a plot's height
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One method in a plot of two quantities, with the interval of the second."""
+
+    label: str
+    x: float
+    y: float
+    low: float
+    high: float
+    style: int
+
+
+def scatter(title: str, dots: Sequence[Dot], *, note: str = "", frontier: bool = False) -> Markup:
+    """A dot for each method, named beside it. `frontier` joins those that nothing beats in less x and more y."""
+    xs = Scale.around([dot.x for dot in dots], margin=0.2)
+    ys = Scale.around([bound for dot in dots for bound in (dot.low, dot.y, dot.high)])
+    marks = [whisker(dot.x, dot.low, dot.high, dot.style, xs, ys) for dot in dots]
+    marks += [_mark(dot, xs, ys) for dot in dots]
+    if frontier:
+        best = [f"{xs.per_cent(dot.x)} {round(100 - ys.per_cent(dot.y), 2)}" for dot in pareto(dots)]
+        marks.insert(0, Markup('<path class="level" d="M{}"/>').format("L".join(best)))
+    said = "; ".join(f"{dot.label}: {dot.y:.4g} at {dot.x:.4g}" for dot in dots)
+    tags = [
+        Markup('<span class="tag{side}" style="left:{x}%;top:{y}%">{label}</span>').format(
+            side=" left" if x > 50 else "", x=x, y=y, label=dot.label
+        )
+        for dot, x, y in _places(dots, xs, ys)
+    ]
+    return frame(title, Markup("").join(marks), xs, ys, label=f"{title}. {said}", note=note, tags=Markup("").join(tags))
+
+
+def pareto(dots: Sequence[Dot]) -> list[Dot]:
+    """The dots that no other beats in both, from the least x to the most."""
+    best: list[Dot] = []
+    for dot in sorted(dots, key=lambda dot: (dot.x, -dot.y)):
+        if not best or dot.y > best[-1].y:
+            best.append(dot)
+    return best
+
+
+def _places(dots: Sequence[Dot], xs: Scale, ys: Scale) -> list[tuple[Dot, float, float]]:
+    """Where each dot's name stands: at its height, or as far below as the names above it need."""
+    placed: list[tuple[Dot, float, float]] = []
+    for dot in sorted(dots, key=lambda dot: -dot.y):
+        x, y = xs.per_cent(dot.x), round(100 - ys.per_cent(dot.y), 2)
+        near = [at for _, other, at in placed if (other > 50) == (x > 50)]
+        while any(abs(y - at) < TAG_HEIGHT for at in near):
+            y = round(y + TAG_HEIGHT / 4, 2)
+        placed.append((dot, x, y))
+    return placed
+
+
+def _mark(dot: Dot, xs: Scale, ys: Scale) -> Markup:
+    place = f"{xs.per_cent(dot.x)} {round(100 - ys.per_cent(dot.y), 2)}"
+    return Markup('<path class="dots large {}" d="M{}h0"/>').format(colour(dot.style), place)

@@ -1,0 +1,183 @@
+"""A leaderboard as data: everything that was ever run in a store, in tables whose rows may be compared.
+
+Rows share weights, adaptation, tokens and budget; columns share task, revision, settings and items. What differs in
+any of them stands in a table of its own and is never ranked together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reporting.board import Cost, Leaderboard, Row, Table, machines
+from benchmarks.reporting.columns import Column, compare_rows, mean
+from benchmarks.reporting.descriptions import TUNED, changed, control, describe, is_tuned, label, untuned
+from benchmarks.results import BASE, Evaluation, Run, Store, load
+from benchmarks.tasks import load_tasks
+from benchmarks.tuning import tuned
+from benchmarks.tuning.gains import with_gains
+from registry.datasets import DATASETS
+
+SEEDS_NEEDED = (
+    "One seed says nothing about the method: no rank and no significance is given. "
+    "Run more seeds (--seeds 0,1,2) before anything is claimed."
+)
+
+
+def build(out: Path) -> Leaderboard:
+    """Read the store below `out` and compare what may be compared. An empty store makes an empty leaderboard."""
+    load_tasks()  # they say whether they rank
+    store = load(out)
+    tables = [table for runs in _groups(store) for table in _tables(runs)]
+    return Leaderboard(_distinguished(with_gains(tables)), store.skipped, store.data_reports)
+
+
+def _groups(store: Store) -> list[list[Run]]:
+    """Runs by setting, each group with the untrained model of its weights and tokens, the latest group first.
+
+    Rows that a search tuned stand apart from rows at the papers' defaults: they were given a budget for it.
+    """
+    groups: dict[str, list[Run]] = {}
+    untrained: dict[tuple[str, str], list[Run]] = {}
+    for run in store.runs:
+        if run.is_base:
+            untrained.setdefault((run.model["weights"], run.data["tokens"]), []).append(run)
+        else:
+            apart = f"{TUNED}{run.tuning.get('budget')}" if is_tuned(run.method) else ""
+            groups.setdefault(run.setting + apart, []).append(run)
+    compared = [[*untrained.get((g[0].model["weights"], g[0].data["tokens"]), []), *g] for g in groups.values()]
+    used = {run.id for group in compared for run in group}
+    alone = [runs for runs in untrained.values() if runs[0].id not in used]
+    newest = sorted(compared, key=lambda g: max(str(run.manifest.get("started", "")) for run in g), reverse=True)
+    return newest + alone
+
+
+def _tables(runs: Sequence[Run]) -> list[Table]:
+    """One table with the version of each task that most runs have, and one for every other version."""
+    barred, notes = _contaminated(runs)
+    found = Counter((e.task, e.version) for run in runs for e in run.evaluations if e.task not in barred)
+    revisions = {e.version: e.revision for run in runs for e in run.evaluations}
+    by_task: dict[str, list[str]] = {}
+    for (task, version), _ in sorted(found.items(), key=lambda entry: (-entry[1], -revisions[entry[0][1]])):
+        by_task.setdefault(task, []).append(version)
+    usual = {task: versions[0] for task, versions in sorted(by_task.items())}
+    others = [{task: version} for task, versions in sorted(by_task.items()) for version in versions[1:]]
+    return [_table(runs, versions, notes) for versions in (usual, *others)]
+
+
+def _contaminated(runs: Sequence[Run]) -> tuple[set[str], tuple[str, ...]]:
+    """The tasks whose prompts the data set holds, and the sentence that says so."""
+    data = runs[0].data["name"]
+    seen = set(DATASETS[data].contaminates) if data in DATASETS else set()
+    barred = seen & {evaluation.task for run in runs for evaluation in run.evaluations}
+    return barred, tuple(f"{task} is left out: {data} holds its prompts" for task in sorted(barred))
+
+
+def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, ...]) -> Table:
+    variants: dict[str, list[Run]] = {}
+    for run in runs:
+        if not versions or any(e.version in versions.values() for e in run.evaluations):
+            variants.setdefault(run.variant, []).append(run)
+    # Objectives before their compositions, so that differences read as composition minus objective
+    groups = sorted(variants.values(), key=lambda group: not (group[0].is_base or _is_objective(group[0])))
+    groups.sort(key=lambda group: not group[0].is_base)
+    trained = [run for group in groups for run in group if not run.is_base]
+    columns, scores = [], {}
+    names = [label(group[0].method, _changed(group[0], groups)) for group in groups]
+    for version in versions.values():
+        column, scored = compare_rows({name: _evaluations(g, version) for name, g in zip(names, groups, strict=True)})
+        columns.append(column)
+        scores[column.task] = scored
+    rows = [
+        Row(
+            name=name,
+            method=group[0].method,
+            hyperparameters=group[0].hyperparameters,
+            changed=_changed(group[0], groups),
+            control=control(group[0].hyperparameters),
+            runs=tuple(group),
+            scores={task: scored[name] for task, scored in scores.items() if name in scored},
+            cost=_cost(group, groups),
+        )
+        for name, group in zip(names, groups, strict=True)
+    ]
+    facts = (trained or list(runs))[0]
+    single = sorted({row.name for row in rows if len(row.seeds) == 1})
+    if single:
+        notes += (f"{SEEDS_NEEDED} One seed: {', '.join(single)}.",)
+    notes += tuned.notes({row.name: row.runs[0].tuning for row in rows if row.runs[0].tuning})
+    judging = [column for column in columns if column.ranks] or columns
+    return Table(facts.model, facts.data, facts.training, tuple(columns), _ordered(rows, judging), notes)
+
+
+def _distinguished(tables: Sequence[Table]) -> tuple[Table, ...]:
+    """Tables that would have the same title say in it what sets them apart."""
+    facts = [_facts(table) for table in tables]
+    made = []
+    for table, own in zip(tables, facts, strict=True):
+        others = [theirs for other, theirs in zip(tables, facts, strict=True) if other.title == table.title]
+        differing = [key for key in own if any(theirs.get(key) != own[key] for theirs in others)]
+        made.append(dataclasses.replace(table, distinction=", ".join(f"{key} {own[key]}" for key in differing)))
+    return tuple(made)
+
+
+def _facts(table: Table) -> dict[str, str]:
+    hashes = {"weights": table.model["weights"][:8], "tokens": table.data["tokens"][:8]}
+    training = {key: str(value) for key, value in table.training.items()}
+    tasks = [
+        " ".join([column.task, f"r{column.revision}", *(f"{key}={value}" for key, value in column.settings.items())])
+        for column in table.columns
+    ]
+    budgets = [str(row.runs[0].tuning.get("budget")) for row in table.rows if is_tuned(row.method)]
+    tuning = f"tuned ({budgets[0]})" if budgets else "as given"
+    return hashes | training | {"of": " and ".join(tasks), "hyperparameters": tuning}
+
+
+def _changed(run: Run, groups: Iterable[Sequence[Run]]) -> dict[str, Any]:
+    siblings = [group[0].hyperparameters for group in groups if group[0].method == run.method]
+    return changed(run.method, run.hyperparameters, siblings)
+
+
+def _evaluations(runs: Iterable[Run], version: str) -> list[Evaluation]:
+    return [evaluation for run in runs for evaluation in run.evaluations if evaluation.version == version]
+
+
+def _cost(runs: Sequence[Run], groups: Iterable[Sequence[Run]]) -> Cost:
+    wall = mean(run.manifest.get("wall_seconds") for run in runs)
+    peaks = [run.manifest["peak_memory_bytes"] for run in runs if run.manifest.get("peak_memory_bytes")]
+    alone = next((group for group in groups if _is_objective_of(group[0], runs[0])), None)
+    theirs = mean(run.manifest.get("wall_seconds") for run in alone) if alone else None
+    same = alone is not None and machines(alone) == machines(runs)  # time on two machines is no overhead
+    return Cost(
+        wall_seconds=None if runs[0].is_base else wall,
+        tokens_per_second=mean(run.manifest.get("tokens_per_second") for run in runs),
+        peak_memory_bytes=None if runs[0].is_base else max(peaks, default=None),
+        overhead=wall / theirs - 1 if same and wall and theirs else None,
+    )
+
+
+def _is_objective(run: Run) -> bool:
+    return describe(run.method).objective == untuned(run.method)
+
+
+def _is_objective_of(alone: Run, run: Run) -> bool:
+    """Whether `alone` is the objective of `run` without regularizers and with its hyperparameters."""
+    objective = describe(run.method).objective
+    own = {key: value for key, value in run.hyperparameters.items() if key.startswith(f"{objective}.")}
+    same = all(alone.hyperparameters.get(key) == value for key, value in own.items())
+    return untuned(alone.method) == objective != untuned(run.method) and same
+
+
+def _ordered(rows: Iterable[Row], columns: Sequence[Column]) -> tuple[Row, ...]:
+    """By rank, then by the first column's score; in the order of names where nothing is ranked."""
+
+    def place(row: Row) -> tuple[Any, ...]:
+        score = row.scores.get(columns[0].task) if columns else None
+        if score is None or score.rank is None:
+            return (1, row.method != BASE, row.name)
+        return (0, score.rank, -score.interval.estimate)
+
+    return tuple(sorted(rows, key=place))

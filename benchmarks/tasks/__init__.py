@@ -1,0 +1,96 @@
+"""What a task is: it looks at one policy and returns a value for each item, so that comparisons can be paired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+from registry import Card, Catalogue, Paper
+from registry.catalogue import import_submodules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from experiments.data import Example
+    from experiments.forward import Policy
+    from experiments.reference import ReferenceLogps
+    from methods.protocols import Method
+
+T = TypeVar("T", bound=type[Any])
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that was judged: a pair or a prompt. Items of one `cluster` (one prompt) are not independent."""
+
+    id: str
+    cluster: str
+    values: dict[str, float]  # {"accuracy": 1.0, "margin": 0.31}
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """`metrics` sums up; `items` holds what intervals are made of, in an order that is the same for every policy."""
+
+    metrics: dict[str, float]
+    items: tuple[Item, ...]
+    extras: dict[str, Any] = field(default_factory=dict)  # JSON: reliability bins, failures by instruction type, …
+
+
+class TaskSkipped(RuntimeError):
+    """A task cannot be done here, for a reason that is no mistake of the user's; the others go on."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A policy under evaluation, and what a task may need to know about it."""
+
+    policy: Policy
+    tokenizer: PreTrainedTokenizerBase
+    held_out: tuple[Example, ...]
+    reference: ReferenceLogps  # of the held-out examples
+    uses_reference: bool  # whether the method's own implicit reward is relative to the reference
+    folder: Path  # where a task may leave its responses: evaluations/ of the run
+    progress: Callable[[int, int], None] = lambda done, total: None
+    method: Method | None = None  # as it was trained; None for the untrained model
+    untrained: Callable[[], Policy] | None = None  # loads what training started from, for a policy without an adapter
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A frozen dataclass: its fields are the settings, which are part of the address of a result."""
+
+    name: ClassVar[str]
+    revision: ClassVar[int]  # raised when scores stop being comparable
+    primary: ClassVar[str]  # the item value and metric that ranks
+    # A task may also say `ranks: ClassVar[bool] = False`, if it describes and does not judge, and which of its values
+    # are shares of 0 … 1, `shares: ClassVar[frozenset[str]]`, where that cannot be seen from their range. One that
+    # generates tells the plan how many responses of at most how many tokens: the property `answers`, a tuple.
+
+    def evaluate(self, subject: Subject) -> TaskResult: ...
+
+
+def answers_of(task: Task) -> tuple[int, int]:
+    """How many responses a task has generated, and the most tokens of one: none, for a task that generates nothing."""
+    answers: tuple[int, int] = getattr(task, "answers", (0, 0))
+    return answers
+
+
+TASKS: Catalogue[Card] = Catalogue("task")
+
+
+def load_tasks() -> None:
+    """Import every module of this package, so that each registers its task."""
+    import_submodules("benchmarks.tasks")
+
+
+def task(paper: Paper, *, note: str = "") -> Callable[[T], T]:
+    """Register a frozen dataclass as a task."""
+
+    def add(cls: T) -> T:
+        TASKS.add(Card(name=cls.name, spec=cls(), paper=paper, note=note))
+        return cls
+
+    return add

