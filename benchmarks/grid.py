@@ -30,7 +30,7 @@ from experiments.forward import Policy, Scored
 from experiments.manifest import write_json
 from experiments.models import load_model, weights_hash
 from experiments.reference import ReferenceStore
-from experiments.tracking import RunLogger, Tracker, default_uri
+from experiments.tracking import RunLogger, Status, Tracker, default_uri
 from methods.protocols import Method
 from methods.types import Role
 
@@ -92,8 +92,12 @@ class Grid:
         def log_of(cell: Cell) -> RunLogger | None:
             return tracker.run(cell.experiment.id, parent, cell.experiment.spec) if tracker else None
 
-        with self._progress() as progress:
-            self.run_cells(cells, log_of, progress)
+        try:
+            with self._progress() as progress:
+                self.run_cells(cells, log_of, progress)
+        except BaseException as error:
+            _ended(error, lambda status: tracker.finish(parent, status) if tracker else None)
+            raise
         if self.main:
             self._rank(tracker, parent)
 
@@ -125,8 +129,7 @@ class Grid:
                     record(cell, log, results)
         except BaseException as error:
             if log is not None:
-                with contextlib.suppress(Exception):  # the error itself matters more than its place in the store
-                    log.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                _ended(error, log.finish)
             raise
         self.accelerator.wait_for_everyone()
 
@@ -225,6 +228,12 @@ class Grid:
     def _progress(self) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         return Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.main)
+
+
+def _ended(error: BaseException, finish: Callable[[Status], None]) -> None:
+    """Tell the tracking store what became of a run; the error itself matters more than that."""
+    with contextlib.suppress(Exception):
+        finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
 
 
 def _show(progress: Progress, bar: Any, done: int, total: int) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from benchmarks import run
+from experiments.step_log import NonFiniteError
 from registry.assets import cache_folder
 from tests.tiny import FAMILIES, save_tiny
 
@@ -113,6 +116,28 @@ def tracked_steps(database):
         found = connection.execute("select step from metrics where key = 'dpo/loss' order by step").fetchall()
     connection.close()
     return [step for (step,) in found]
+
+
+def test_a_cell_that_breaks_is_failed_in_the_tracking_store(tmp_path, monkeypatch, capsys):
+    def breaks(*_, **__):
+        raise NonFiniteError("loss is nan at step 3")
+
+    monkeypatch.setattr("benchmarks.grid.train", breaks)
+    save_tiny("llama3", tmp_path / "model", 0)
+    words = [
+        "--model",
+        tmp_path / "model",
+        "--dataset",
+        write_pairs(tmp_path / "pairs.jsonl"),
+        "--out",
+        tmp_path / "out",
+    ]
+    assert run.main([*map(str, words), "--methods", "sft", *QUICK]) == 2
+    assert "loss is nan at step 3" in capsys.readouterr().err
+    with sqlite3.connect(tmp_path / "out" / "mlflow.db") as connection:
+        statuses = dict(connection.execute("select name, status from runs"))
+    connection.close()
+    assert statuses == {"sft": "FAILED", "base": "FINISHED", "sft seed 0": "FAILED"}  # the first is the comparison
 
 
 @pytest.mark.parametrize(
