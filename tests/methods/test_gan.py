@@ -6,7 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from methods.discriminators import MLPDiscriminator, TransformerDiscriminator, masked_mean, spectral_linear
+from methods.discriminators import (
+    EncoderLayer,
+    MLPDiscriminator,
+    Rows,
+    TransformerDiscriminator,
+    masked_mean,
+    spectral_linear,
+)
 from methods.gan import (
     RelativisticDiscriminator,
     States,
@@ -98,12 +105,36 @@ def test_discriminators_work_in_float32_inside_autocast(kind):
     torch.testing.assert_close(scores, plain, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("padded", [False, True], ids=["tokens alone", "in padded rows, as on a GPU"])
+def test_a_layer_and_its_gradients_equal_torchs(padded):
+    ours = EncoderLayer(16, 2, 32, dropout=0.0).double()
+    theirs = nn.TransformerEncoderLayer(16, 2, 32, 0.0, "gelu", batch_first=True, norm_first=True).double()
+    for parameter in ours.parameters():  # biases and norms away from where they start
+        nn.init.normal_(parameter, std=0.3)
+    names = {"attention_in": "self_attn.in_proj_", "attention_out": "self_attn.out_proj.", "attention_norm": "norm1."}
+    names |= {"norm": "norm2.", "inner": "linear1.", "outer": "linear2."}
+    state = {names[key.split(".")[0]] + key.split(".")[1]: value for key, value in ours.state_dict().items()}
+    theirs.load_state_dict(state)
+    mask = torch.arange(6) < torch.tensor([[4], [6], [1]])
+    hidden, weights = torch.randn(3, 6, 16, dtype=torch.float64), torch.randn(3, 6, 16, dtype=torch.float64)
+    rows = Rows(mask)
+    if padded:
+        rows._places = None
+    mine = rows.put(ours(rows.take(hidden), rows))
+    plain = theirs(hidden, src_key_padding_mask=~mask)
+    torch.testing.assert_close(mine[mask], plain[mask])
+    (mine * weights)[mask].sum().backward()
+    (plain * weights)[mask].sum().backward()
+    torch.testing.assert_close(ours.attention_in.weight.grad, theirs.self_attn.in_proj_weight.grad)
+    torch.testing.assert_close(ours.inner.weight.grad, theirs.linear1.weight.grad)
+
+
 def test_weights_start_xavier_uniform_biases_at_zero_and_no_two_layers_alike():
     network = small_transformer()
-    first, second = network.encoder.layers
-    assert not torch.equal(first.self_attn.in_proj_weight, second.self_attn.in_proj_weight)
+    first, second = network.layers
+    assert not torch.equal(first.attention_in.weight, second.attention_in.weight)
     limit = (6 / (16 + 32)) ** 0.5
-    assert limit * 0.9 < first.linear1.weight.abs().max() <= limit
+    assert limit * 0.9 < first.inner.weight.abs().max() <= limit
     assert all(not p.any() for name, p in network.named_parameters() if name.endswith("bias"))
     assert network.positions.std().item() == pytest.approx(0.02, rel=0.3)
 
