@@ -6,8 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= .advalign
-# 5e-7, made for 8 billion parameters, moves nothing in five steps: the rates are set here, equal for both, unswept
-DEMO_FLAGS ?= --methods dpo,ganpo_dpo --set dpo.lr=1e-4 --set ganpo_dpo.lr=1e-4 --max-pairs 40 --micro-batch-size 1 --max-length 384 --held-out-pairs 30 \
+DEMO_FLAGS ?= --methods dpo,ganpo_dpo --max-pairs 40 --micro-batch-size 1 --max-length 384 --held-out-pairs 30 \
 	--num-prompts 32 --max-new-tokens 128
 # Two processes of one thread each; a file's tests stay in one process, where they share what is slow to make
 PYTEST_FLAGS ?= -n 2 --dist loadfile

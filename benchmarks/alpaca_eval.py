@@ -5,6 +5,11 @@
 prints a CSV, the best model first: `model,win_rate,length_controlled_winrate,standard_error,avg_length`. Rates are per
 cent; `standard_error` is that of the controlled rate. Without `--difficulty` the third column is another metric and is
 called `length_adjusted_winrate`.
+
+`--ratings` adds `rating,rating_low,rating_high`: Bradley–Terry in log-odds, 0 being the mean of all models and the
+reference, with 95 % intervals from resampled prompts. All models met the same reference and nobody else, so ratings
+order them as raw win rates do. What they add is a scale on which a difference predicts two models against each other:
+1 apart, the better wins 73 %.
 """
 
 from __future__ import annotations
@@ -22,7 +27,10 @@ from typing import NoReturn
 import numpy as np
 
 from benchmarks.length_control import Judgements, LengthControl, length_control
+from benchmarks.ratings import Battle, Rating, bradley_terry
 from benchmarks.resampling import resample_counts
+
+REFERENCE = "(reference)"  # no model's name: a player among the models
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,20 @@ def control_all(
     return controlled
 
 
+def rate_all(
+    annotations: Mapping[str, Sequence[Annotation]], *, rng: np.random.Generator, num_resamples: int = 1000
+) -> dict[str, Rating]:
+    """Bradley–Terry ratings of every model, through the reference that all of them met. ValueError for one prompt."""
+    battles = [
+        Battle(row.instruction, model, REFERENCE, row.preference)
+        for model, rows in annotations.items()
+        for row in rows
+        if row.preference is not None
+    ]
+    rated = bradley_terry(battles, rng=rng, num_resamples=num_resamples)
+    return {model: rated[model] for model in annotations}
+
+
 def _judgements(
     rows: Sequence[Annotation], numbers: Mapping[str, int], difficulty: np.ndarray | None, as_published: bool
 ) -> Judgements:
@@ -162,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="where judgements are missing: take difficulties by position, as the published leaderboard did, or by "
         "instruction, as is right",
     )
+    parser.add_argument("--ratings", action="store_true", help="also Bradley-Terry ratings, with their intervals")
     options = parser.parse_args(arguments)
     try:
         if options.resamples < 2:
@@ -175,19 +198,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             num_resamples=options.resamples,
             as_published=options.align == "published",
         )
+        rng = np.random.default_rng(options.seed)
+        ratings = rate_all(annotations, rng=rng, num_resamples=options.resamples) if options.ratings else {}
     except (ValueError, OSError, EOFError, csv.Error) as error:
         parser.error(str(error))
-    _write(controlled)
+    _write(controlled, ratings)
     return 0
 
 
-def _write(controlled: Mapping[str, LengthControl]) -> None:
+def _write(controlled: Mapping[str, LengthControl], ratings: Mapping[str, Rating]) -> None:
     metric = next(iter(controlled.values())).metric
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["model", "win_rate", metric, "standard_error", "avg_length"])
+    more = ["rating", "rating_low", "rating_high"] if ratings else []
+    writer.writerow(["model", "win_rate", metric, "standard_error", "avg_length", *more])
     for model, found in sorted(controlled.items(), key=lambda entry: -entry[1].controlled):
         rates = (f"{value:.4f}" for value in (found.win_rate, found.controlled, found.standard_error))
-        writer.writerow([model, *rates, int(found.avg_length)])  # whole characters, as the published leaderboard
+        whole = int(found.avg_length)  # characters, as the published leaderboard
+        line = [model, *rates, whole]
+        if rating := ratings.get(model):
+            line += [f"{value:.4f}" for value in (rating.estimate, rating.low, rating.high)]
+        writer.writerow(line)
 
 
 if __name__ == "__main__":

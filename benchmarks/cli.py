@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m benchmarks.run",
         description="Train alignment methods on the same pairs from the same model, evaluate and rank them.",
+        allow_abbrev=False,  # --temperature must never be read as --temperatures
     )
     _training_options(made)
     add = made.add_argument
@@ -39,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
 def _task_options(made: argparse.ArgumentParser) -> None:
     """What belongs to single tasks: each option sets the field of that name, in every task that has it."""
     add = made.add_argument_group("options of tasks").add_argument
+    add("--temperature", type=_temperature, metavar="T", help="of a generation task's answers (default: 0, greedy)")
     add("--judge", help="alpaca_eval: api:ANNOTATOR[@MODEL], reward:FOLDER_OR_HUB_ID or function:MODULE:FUNCTION")
     add("--baseline", help="alpaca_eval: gpt4, base (the untrained model) or the id of a run (default: gpt4)")
     add("--difficulty", metavar="FILE.csv", help="alpaca_eval against gpt4: the difficulty of each instruction")
@@ -49,6 +52,13 @@ def _task_options(made: argparse.ArgumentParser) -> None:
     add("--reward-model", metavar="FOLDER_OR_HUB_ID", help="discriminator: a reward model to correlate too")
     add("--lm-benchmarks", dest="benchmarks", type=_names, metavar="NAME,NAME", help="lm_eval (default: all four)")
     add("--lm-data", dest="data", metavar="FOLDER", help="lm_eval: its data as files (default: from the hub)")
+
+
+def _temperature(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no temperature; give 0, which is greedy, or a number above it")
+    return number
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -64,6 +74,7 @@ def search_parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m benchmarks.search",
         description="Search hyperparameters, with the same budget for every method, on the dev split.",
+        allow_abbrev=False,
     )
     _training_options(made)
     add = made.add_argument

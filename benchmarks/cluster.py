@@ -11,13 +11,12 @@ import argparse
 import os
 from collections.abc import Callable
 
-from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.comparison import settle
 from benchmarks.executors import Job, Ray
-from benchmarks.grid import Grid, record, title
+from benchmarks.grid import Grid, accelerator, record, title
 from experiments.cell import Cell
 from experiments.tracking import RunLogger
 
@@ -25,12 +24,17 @@ _GRIDS: dict[str, Grid] = {}  # of this worker, by the options
 
 
 class ClusterGrid(Grid):
+    here = False
+
     def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLogger | None], progress: Progress) -> None:
-        """All at once, as many as the cluster holds."""
+        """The untrained model, since others may be compared with its answers; then as many at once as there is room."""
         overall = progress.add_task("cells", total=len(cells))
         logs = {cell.experiment.id: log for cell in cells if (log := log_of(cell)) is not None}
         by_job = {f"{title(cell)} {cell.experiment.id}": cell for cell in cells}
-        jobs = [Job(name, run_task, (self.options, os.getcwd(), cell.experiment.id)) for name, cell in by_job.items()]
+        untrained, trained = list[Job](), list[Job]()
+        for name, cell in by_job.items():
+            stage = untrained if cell.experiment.method is None else trained
+            stage.append(Job(name, run_task, (self.options, os.getcwd(), cell.experiment.id)))
 
         def follow() -> None:
             for cell in cells:
@@ -40,7 +44,7 @@ class ClusterGrid(Grid):
 
         cluster = Ray(cpus=self.options.cpus_per_cell, gpus=self.options.gpus_per_cell)
         try:
-            for job in cluster.run(jobs, waiting=follow):
+            for job in cluster.run(untrained, trained, waiting=follow):
                 cell = by_job[job.name]
                 log = logs.pop(cell.experiment.id, None)
                 if log is not None:
@@ -63,7 +67,7 @@ def _grid(options: argparse.Namespace) -> Grid:
     key = repr(options)
     if key not in _GRIDS:
         _GRIDS.clear()
-        _GRIDS[key] = Grid(settle(options), Accelerator(), Console(stderr=True, quiet=True))
+        _GRIDS[key] = Grid(settle(options), accelerator(), Console(stderr=True, quiet=True))
     return _GRIDS[key]
 
 

@@ -20,11 +20,13 @@ from experiments.data import TokenizedData, prepare
 from experiments.experiment import Training
 from experiments.models import load_tokenizer, meta_model, num_parameters, resolve_model
 from experiments.rewards import check_reward, verifier_of
+from experiments.splits import SHARE
 from experiments.staged import staged_model
 from experiments.study_record import StudyRecord
 from methods import resolve
 from methods.protocols import Adversary, Method
 from registry import flatten, override
+from registry.datasets import DATASETS
 from registry.models import MODELS
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def settle(options: argparse.Namespace) -> Comparison:
                 f"no held-out pairs are left in {data.name}: too few prompts, or --held-out-pairs 0;"
                 " give more data or leave held_out out of --tasks"
             )
-    num_train = len(data.train) if data else options.max_pairs or options.batch_size
+    num_train = len(data.train) if data else _rows_without_tokens(options)[0]
     return Comparison(
         options=options,
         methods=methods,
@@ -81,6 +83,16 @@ def settle(options: argparse.Namespace) -> Comparison:
         training=training_of(options, num_train),
         studies=studies,
     )
+
+
+def _rows_without_tokens(options: argparse.Namespace) -> tuple[int, int]:
+    """Training and held-out rows of a preset that cannot be read here, by its published size and our shares.
+
+    KeyError for an unknown data set, with the nearest.
+    """
+    rows = DATASETS[options.dataset].num_rows or options.batch_size
+    train, held_out = round(SHARE["train"] * rows), round(SHARE["held_out"] * rows)
+    return min(train, options.max_pairs or train), min(held_out, options.held_out_pairs or held_out)
 
 
 def _model_of(options: argparse.Namespace) -> ResolvedModel:
@@ -99,8 +111,9 @@ def method_of(name: str, model: str, overrides: Overrides, study: StudyRecord | 
     found = tuned.hyperparameters(study) if study else {}
     spec: Method = override(override(card.spec, found), overrides.for_method(name))
     rates = MODELS[model].lr if model in MODELS else {}
-    lr = spec.lr or rates.get(name) or rates.get(spec.objective.name) or card.lr
-    assert lr is not None
+    composition = "+".join([spec.objective.name, *(part.name for part in spec.regularizers)])
+    known = (spec.lr, rates.get(name), rates.get(composition), rates.get(spec.objective.name), card.lr)
+    lr = next(rate for rate in known if rate is not None)
     regularizers = []
     for part in spec.regularizers:
         resolvable = isinstance(part, Adversary) and part.lr is None
@@ -156,16 +169,19 @@ def training_of(options: argparse.Namespace, num_train: int) -> Training:
 def check_roles(methods: Mapping[str, Method], data: TokenizedData) -> None:
     """ValueError for a method that reads what this data does not give, before anything is trained."""
     given = {role for example in data.train for role in example.sequences}
+    always = given.intersection(*(example.sequences for example in data.train))
     verifier = verifier_of(data.train) if any(method.on_policy for method in methods.values()) else None
     for name, method in methods.items():
         check_reward(name, method, dataset=data.name, verifier=verifier)
-        missing = [role for role in method.offline_reads if role not in given]
+        # what the policy is run on must be in every row; a reward model may learn from those rows that have its roles
+        missing = [role for role in method.offline_reads if role not in (always if role in method.forwards else given)]
         if method.objective.name == "kto" and not method.regularizers and {"chosen", "rejected"} & given:
             missing = [role for role in missing if role == "mismatched"]
         if missing:
+            rows = " in every row" if given.issuperset(missing) else ""
             raise ValueError(
-                f"{name} reads {', '.join(missing)}, which {data.name} ({data.kind}) does not give;"
-                f" it gives {', '.join(sorted(given))}"
+                f"{name} reads {', '.join(missing)}, which {data.name} ({data.kind}) does not give{rows};"
+                f" it gives {', '.join(sorted(always if rows else given))}{rows}"
             )
 
 
@@ -230,7 +246,7 @@ def _facts(comparison: Comparison) -> tuple[plan.DataFacts, float]:
     options, data = comparison.options, comparison.data
     if data is None:  # without tokens: what the limits allow
         longest = mean = float(options.max_length)
-        completion, num_train, num_held_out = longest / 2, options.max_pairs or 0, options.held_out_pairs or 0
+        completion, (num_train, num_held_out) = longest / 2, _rows_without_tokens(options)
     else:
         sequences = [s for example in data.train for s in example.sequences.values()]
         longest = float(max(map(len, sequences)))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.machine import Machine
+from registry.encoders import ENCODERS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +26,7 @@ FLOAT = 4  # bytes
 MOMENTS = 2  # AdamW keeps two numbers a parameter
 ADAMW_PASSES = 7  # over memory: weight, gradient and two moments are read, all but the gradient written
 HEAD_TOKENS = 1024  # of one chunk of the language model's head
+LESSONS = 3  # responses for each row of an update that an encoder learns from: a pair and a sample
 SETS = 3  # of hidden states that one discriminator looks at: policy's and two of the reference's
 # Of this machine's measured speed; so that SmolLM2-135M on two cores trains 170 and generates 65 tokens a second
 EFFICIENCY = 0.4
@@ -34,7 +36,10 @@ BATCH = 16  # prompts that are generated for together
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes at the peak of one cell, by what takes them. `Memory(weights=538_060_032, activations=…).total`."""
+    """Bytes at the peak of one cell, by what takes them. `Memory(weights=538_060_032, activations=…).total`.
+
+    `discriminators` are all networks that play against the policy or reward it.
+    """
 
     weights: int = 0
     gradients: int = 0
@@ -77,8 +82,11 @@ def memory(
 
     `longest_row_tokens` and `completion_tokens` are the longest of one sequence: the worst micro-batch is made of
     nothing else. A row is as many sequences as the method reads roles, if `sequences_per_row` does not say otherwise
-    (unpaired data has one role fewer).
+    (unpaired data has one role fewer). What autograd keeps of an encoder that reads text is left out: it learns between
+    the updates of the policy, when the policy's activations are gone.
     """
+    from experiments.casting import runs_reference
+
     weights = FLOAT * sum(parameter.numel() for parameter in model.parameters())
     rows = training.micro_batch_size or training.batch_size
     own = sequences_per_row or (_sequences(method) if method else 1)
@@ -94,12 +102,14 @@ def memory(
     discriminators = 0
     for size, outputs, learns in _networks(method, model):
         discriminators += FLOAT * (size * (1 + (1 + MOMENTS if learns else 0)) + outputs * seen)
+    discriminators += sum(FLOAT * size * (2 + MOMENTS) for size, _ in _encoders(method))
     return Memory(
         weights=weights if training.lora_rank is None else weights + trained,
         gradients=trained,
         optimizer=MOMENTS * trained,
         activations=_activations(model, training, hidden=hidden, **shape) + _head(model, completions),
-        reference=weights if hidden and training.lora_rank is None else 0,  # adapters are switched off instead
+        # adapters are switched off instead
+        reference=weights if runs_reference(method) and training.lora_rank is None else 0,
         discriminators=discriminators,
     )
 
@@ -117,8 +127,11 @@ def seconds(
     """Of training one cell, roughly. Reference log-probs come from the store and are `scoring_seconds`, once.
 
     `mean_row_tokens` and `mean_completion_tokens` are those of a sequence. The sequences of a row share its prompt,
-    but where a part reads the states of padded rows.
+    but where a part reads the states of padded rows. An encoder that reads text scores every sample once, and learns
+    from about three responses for each row of an update.
     """
+    from experiments.casting import runs_reference
+
     rows = training.steps * training.batch_size
     sequences = sequences_per_row or _sequences(method)
     prompt = mean_row_tokens - mean_completion_tokens
@@ -128,16 +141,20 @@ def seconds(
         backbone = rows * _backbone_flops(model, prompt + sequences * mean_completion_tokens)
     head = rows * sequences * mean_completion_tokens * _head_flops(model)
     backward = 2 if training.lora_rank is None else 1  # forwards; frozen weights have no gradients to compute
-    passes = 1 + backward + int(training.gradient_checkpointing) + int(_needs_hidden(method))
+    passes = 1 + backward + int(training.gradient_checkpointing) + int(runs_reference(method))
+    accumulates = (training.micro_batch_size or training.batch_size) < training.batch_size
+    passes += int(accumulates and any(learns for _, _, learns in _networks(method, model)))  # the adversaries' own
     total = passes * backbone + 2 * head * (1 if training.lora_rank else 1.5)
     seen = mean_row_tokens if method.needs("padded_hidden") else mean_completion_tokens
     for size, _, learns in _networks(method, model):
         # 6 a parameter and token to learn, 4 to pass the gradient on to the policy
         total += size * rows * seen * ((6 if learns else 2) * SETS + 4)
+    drawn = rows * method.sampling.num_generations // method.sampling.epochs
+    for size, part in _encoders(method):
+        total += size * min(mean_row_tokens, part.rm_max_length) * (2 * drawn + 6 * LESSONS * part.rm_epochs * rows)
     updating = training.steps * ADAMW_PASSES * FLOAT * num_trainable(model, training.lora_rank) / machine.bandwidth
     sampling = 0.0
     if method.on_policy:
-        drawn = rows * method.sampling.num_generations // method.sampling.epochs
         longest = method.sampling.max_new_tokens
         sampling = generation_seconds(model, machine, num_prompts=drawn, max_new_tokens=longest)
     return total / (EFFICIENCY * machine.flops) + updating + sampling
@@ -229,6 +246,19 @@ def _networks(method: Method, model: PreTrainedModel) -> Iterator[tuple[int, int
         if isinstance(part, Learner):
             learns = part.learns if isinstance(part, Adversary) else True
             yield *_network_size(cast(Hashable, part), model.config.hidden_size), learns
+
+
+def _encoders(method: Method) -> Iterator[tuple[int, Any]]:
+    """For each part that reads text with an encoder: the encoder's parameters, and the part.
+
+    A head on the policy's backbone and counted words weigh nothing. Of an encoder that is not registered nothing is
+    known before it is loaded, and it counts as nothing.
+    """
+    from methods.protocols import TextLearner
+
+    for part in method.parts.values():
+        if isinstance(part, TextLearner) and part.scorer in ENCODERS:
+            yield ENCODERS[part.scorer].num_parameters, part
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,12 @@ class Ray:
     gpus: float = 0
     retries: int = 3
 
-    def run(self, jobs: Sequence[Job], waiting: Callable[[], None] = lambda: None) -> Iterator[Job]:
+    def run(self, *stages: Sequence[Job], waiting: Callable[[], None] = lambda: None) -> Iterator[Job]:
         """Yield each job when it is done, in whatever order; `waiting` is called every two seconds or so.
 
-        Where jobs fail, the others end first, then the first failure is raised: what the job raised, or RuntimeError
-        for one whose workers kept dying. ValueError if no machine could ever run a job.
+        The jobs of a stage start when those of the one before are done. Where jobs fail, the others of their stage end
+        first, then the first failure is raised: what the job raised, or RuntimeError for one whose workers kept dying.
+        ValueError if no machine could ever run a job.
         """
         ray = load_ray()
         started = not ray.is_initialized()
@@ -44,8 +45,9 @@ class Ray:
             environment = {"PYTHONPATH": str(ROOT)}
             ray.init(runtime_env={"env_vars": environment}, include_dashboard=False, log_to_driver=False)
         try:
-            self._check(ray.cluster_resources())
-            yield from self._finish(ray, jobs, waiting)
+            self._check([node["Resources"] for node in ray.nodes() if node["Alive"]])
+            for jobs in stages:
+                yield from self._finish(ray, jobs, waiting)
         finally:
             if started:
                 ray.shutdown()
@@ -70,12 +72,14 @@ class Ray:
         if failures:
             raise failures[0]
 
-    def _check(self, resources: dict[str, float]) -> None:
+    def _check(self, machines: Sequence[Mapping[str, float]]) -> None:
+        """ValueError if no machine alone has what a cell asks for: Ray would wait for one."""
         for name, wanted in {"CPU": self.cpus, "GPU": self.gpus}.items():
-            if wanted > resources.get(name, 0):
+            largest = max((machine.get(name, 0) for machine in machines), default=0)
+            if wanted > largest:
                 raise ValueError(
-                    f"a cell asks for {wanted:g} {name} and the Ray cluster has {resources.get(name, 0):g};"
-                    f" ask for less with --{name.lower()}s-per-cell, or add machines"
+                    f"a cell asks for {wanted:g} {name} and the largest machine of the Ray cluster has {largest:g};"
+                    f" ask for less with --{name.lower()}s-per-cell, or add a larger machine"
                 )
 
 

@@ -9,13 +9,14 @@ import hashlib
 import importlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils.dataclasses import InitProcessGroupKwargs
+from accelerate.utils.dataclasses import GradientAccumulationPlugin, InitProcessGroupKwargs
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -25,7 +26,7 @@ from benchmarks.tasks import Subject, Task, TaskSkipped
 from benchmarks.tuning import tuned
 from experiments.cell import Cell, register_untrained, train, trained
 from experiments.data import Example
-from experiments.experiment import Experiment
+from experiments.experiment import Experiment, Training
 from experiments.forward import Policy, Scored
 from experiments.manifest import write_json
 from experiments.models import load_model, weights_hash
@@ -34,19 +35,18 @@ from experiments.tracking import RunLogger, Status, Tracker, default_uri
 from methods.protocols import Method
 from methods.types import Role
 
+UNTRAINED = Training(steps=1, lora_rank=None)  # of the untrained model, whose address no budget changes
 # Methods that another trainer trains, for calibration: the module whose `train` does it
 TRAINERS = {"trl_dpo": "experiments.trl_baseline"}
 
 
 def run(comparison: Comparison, console: Console, kind: type[Grid] | None = None) -> list[Cell]:
     """Show the plan, refuse what cannot fit (ValueError), do what is missing, rank what is there; all the cells."""
-    # The main process evaluates while the others wait, for longer than the ten minutes that NCCL would
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
-    grid = (kind or Grid)(comparison, Accelerator(kwargs_handlers=[patience]), console)
+    grid = (kind or Grid)(comparison, accelerator(), console)
     cells = grid.cells()
     statuses = [(c.experiment.name, c.experiment.seed, plan.FINISHED if c.finished else "to run") for c in cells]
     whole = planned(comparison, statuses)
-    if not whole.verdict.fits:
+    if grid.here and not whole.verdict.fits:
         raise ValueError(whole.verdict.sentence)
     if grid.main:
         console.print(plan.render(whole))
@@ -56,8 +56,18 @@ def run(comparison: Comparison, console: Console, kind: type[Grid] | None = None
     return cells
 
 
+def accelerator() -> Accelerator:
+    """What a launcher set up, but for what would change a result without changing its address: float32, every step."""
+    # The main process evaluates while the others wait, for longer than the ten minutes that NCCL would
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    whole = GradientAccumulationPlugin(num_steps=1)
+    return Accelerator(mixed_precision="no", gradient_accumulation_plugin=whole, kwargs_handlers=[patience])
+
+
 class Grid:
     """Everything that the cells of one comparison share."""
+
+    here = True  # cells run in this process, so it is this machine that must hold them
 
     def __init__(self, comparison: Comparison, accelerator: Accelerator, console: Console) -> None:
         assert comparison.data is not None
@@ -104,14 +114,27 @@ class Grid:
     def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLogger | None], progress: Progress) -> None:
         """One after the other, in this process."""
         overall = progress.add_task("cells", total=len(cells))
+        self.store.progress = self._reference_bar(progress)
         for cell in cells:
             bar = progress.add_task(title(cell), total=None)
             self.run_cell(cell, log_of(cell), functools.partial(_show, progress, bar))
             progress.remove_task(bar)
             progress.advance(overall)
 
+    def _reference_bar(self, progress: Progress) -> Callable[[int, int], None]:
+        bar = progress.add_task("reference log-probs", total=None, visible=False)
+
+        def show(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total, visible=done < total)
+
+        return show
+
     def run_cell(self, cell: Cell, log: RunLogger | None, show: Any) -> None:
         """Train and evaluate one cell where that is still to do; every process of a distributed run calls it."""
+        with self._alone(cell):
+            self._run_cell(cell, log, show)
+
+    def _run_cell(self, cell: Cell, log: RunLogger | None, show: Any) -> None:
         policy: Policy | None = None
         try:
             if cell.experiment.method is None:
@@ -132,6 +155,21 @@ class Grid:
                 _ended(error, log.finish)
             raise
         self.accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def _alone(self, cell: Cell) -> Iterator[None]:
+        """Of several commands that share an output folder, one runs a cell, and the others wait and find it done."""
+        with contextlib.ExitStack() as held:
+            if self.main:
+                cell.folder.parent.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(f"{cell.folder}.lock")
+                try:
+                    held.enter_context(lock.acquire(timeout=0))
+                except Timeout:
+                    self.console.print(f"waiting for another command that runs {title(cell)}", style="dim")
+                    held.enter_context(lock.acquire())
+            self.accelerator.wait_for_everyone()
+            yield
 
     def evaluate(self, cell: Cell, policy: Policy | None, show: Any) -> dict[str, dict[str, float]]:
         """The metrics of every task, from disk where they are."""
@@ -178,7 +216,7 @@ class Grid:
             name=name,
             method=method,
             seed=seed,
-            training=self.comparison.training,
+            training=self.comparison.training if method else UNTRAINED,
             model={"name": self.model.name, "weights": self.weights},
             data={
                 "name": self.data.name,
@@ -241,7 +279,7 @@ def _show(progress: Progress, bar: Any, done: int, total: int) -> None:
 
 
 def _trainer(cell: Cell) -> Callable[..., Policy]:
-    other = TRAINERS.get(cell.experiment.name)
+    other = TRAINERS.get(tuned.plain(cell.experiment.name))
     return train if other is None else importlib.import_module(other).train
 
 
@@ -253,7 +291,7 @@ def title(cell: Cell) -> str:
 def record(cell: Cell, log: RunLogger, results: dict[str, dict[str, float]]) -> None:
     log.catch_up(cell.folder / "metrics.jsonl")
     for name, metrics in results.items():
-        log.evaluation(name, metrics)
+        log.evaluation(name, metrics, sorted((cell.folder / "evaluations").glob(f"{name}-*.json*")))
     log.manifest(json.loads((cell.folder / "manifest.json").read_text()))
     log.finish()
 

@@ -58,12 +58,17 @@ class Judgements:
     model_length: Float[np.ndarray, " n"]
     difficulty: Float[np.ndarray, " n"] | None = None
 
+    @property
+    def metric(self) -> str:
+        """The name of the figure that is fitted to them."""
+        return "length_adjusted_winrate" if self.difficulty is None else "length_controlled_winrate"
+
 
 @dataclass(frozen=True)
 class LengthControl:
     """Win rates and standard error in per cent. `resampled` pairs with that of another model on the same counts."""
 
-    metric: str  # "length_controlled_winrate", or "length_adjusted_winrate" without instruction difficulty
+    metric: str
     win_rate: float
     controlled: float
     standard_error: float  # of `controlled`
@@ -76,8 +81,60 @@ class LengthControl:
 def length_control(judgements: Judgements, counts: Int[np.ndarray, "resamples prompts"]) -> LengthControl:
     """Fit, control and refit. `counts[r, p]` says how often resample r drew prompt p; share it between models.
 
-    The penalty and the gamed baselines stay as they are under resampling.
+    ValueError for fewer than ten judgements, or preferences outside 0 … 1.
     """
+    fit = _fit(judgements)
+    resampled = fit.rates(counts[:, judgements.prompt])
+    names = ("length", "difficulty", "model") if fit.gamed else ("length", "model")
+    return LengthControl(
+        metric=judgements.metric,
+        win_rate=100 * float(judgements.preference.mean()),
+        controlled=fit.rate,
+        standard_error=float(resampled.std(ddof=1)),
+        avg_length=float(judgements.model_length.mean()),
+        coefficients=dict(zip(names, fit.coefficients[0].tolist(), strict=True)),
+        penalty=fit.penalty,
+        resampled=resampled,
+    )
+
+
+def by_prompt(judgements: Judgements, num_prompts: int) -> Float[np.ndarray, " prompts"]:
+    """The controlled rate as one value for each prompt, in per cent, so that statistics of means hold for it.
+
+    Jackknife pseudo-values, centred: their mean is the rate, and under resampled prompts their mean moves, to first
+    order, as the refitted rate does. A prompt without a judgement has one, too. They leave 0 … 100, and no single one
+    says who won. Raises what `length_control` raises.
+    """
+    fit, size = _fit(judgements), len(judgements.preference)
+    left_out = np.full(num_prompts, fit.rate)
+    left_out[judgements.prompt] = fit.rates(1 - np.eye(size, dtype=int))
+    return np.asarray(fit.rate + (num_prompts - 1) * (left_out.mean() - left_out))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What was fitted to all judgements. The penalty and the gamed baselines stay as they are in refits."""
+
+    judgements: Judgements
+    gamed: float  # how much of the gamed baselines' judgements joined: 1, or 0 without difficulty
+    penalty: float
+    coefficients: Float[np.ndarray, "1 k"]
+    rate: float  # controlled, in per cent
+
+    def rates(self, counts: Int[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
+        """Controlled rates of refits that count judgement i of refit r `counts[r, i]` times."""
+        found = []
+        for start in range(0, len(counts), CHUNK):
+            weights = counts[start : start + CHUNK].astype(float)
+            features, tiled = _features(self.judgements, weights), np.ones(len(weights))
+            regression = _Regression(
+                features, self.judgements.preference, weights, self.penalty * tiled, self.gamed * tiled
+            )
+            found.append(_at_equal_length(features, regression.fit(self.coefficients), weights))
+        return np.concatenate(found)
+
+
+def _fit(judgements: Judgements) -> _Fit:
     preference, size = judgements.preference, len(judgements.preference)
     if size < 2 * FOLDS:
         raise ValueError(f"{size} judgements are too few for length control; it needs {2 * FOLDS}")
@@ -88,23 +145,8 @@ def length_control(judgements: Judgements, counts: Int[np.ndarray, "resamples pr
     gamed = float(judgements.difficulty is not None)
     penalty = _cross_validated_penalty(features, preference, gamed)
     fitted = _Regression(features, preference, once, np.array([penalty]), np.array([gamed])).fit()
-    resampled = []
-    for start in range(0, len(counts), CHUNK):
-        weights = counts[start : start + CHUNK, judgements.prompt].astype(float)
-        features, tiled = _features(judgements, weights), np.ones(len(weights))
-        refit = _Regression(features, preference, weights, penalty * tiled, gamed * tiled).fit(fitted)
-        resampled.append(_at_equal_length(features, refit, weights))
-    names = ("length", "difficulty", "model") if gamed else ("length", "model")
-    return LengthControl(
-        metric="length_controlled_winrate" if gamed else "length_adjusted_winrate",
-        win_rate=100 * float(preference.mean()),
-        controlled=float(_at_equal_length(_features(judgements, once), fitted, once)[0]),
-        standard_error=float(np.concatenate(resampled).std(ddof=1)),
-        avg_length=float(judgements.model_length.mean()),
-        coefficients=dict(zip(names, fitted[0].tolist(), strict=True)),
-        penalty=float(penalty),
-        resampled=np.concatenate(resampled),
-    )
+    rate = float(_at_equal_length(features, fitted, once)[0])
+    return _Fit(judgements, gamed, float(penalty), fitted, rate)
 
 
 def _features(judgements: Judgements, weights: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r n k"]:

@@ -71,8 +71,10 @@ class Plan:
 
     @property
     def verdict(self) -> Verdict:
-        """On the method that needs most."""
-        worst = max((method.memory for method in self.methods), key=lambda memory: memory.total, default=Memory())
+        """On the method that needs most, of those that have something to run."""
+        waiting = {name for name, _, status in self.cells if status != FINISHED}
+        needed = [method.memory for method in self.methods if method.name in waiting]
+        worst = max(needed, key=lambda memory: memory.total, default=Memory())
         return verdict(self.model, worst, self.training, self.free_bytes)
 
 
@@ -90,8 +92,13 @@ def verdict(name: str, needed: Memory, training: Training, free_bytes: int) -> V
     shares = ", ".join(f"{part} {_gigabytes(size)}" for part, size in largest if size >= 5e7)
     numbers = f"{name} needs {_gigabytes(needed.total)} GB" + (f" ({shares})" if shares else "")
     numbers += f" and this machine has {_gigabytes(free_bytes)} GB free"
-    if needed.total <= free_bytes:
+    if needed.total + needed.activations <= free_bytes:
         return Verdict(True, f"fits: {numbers}")
+    if needed.total <= free_bytes:
+        kept = (
+            f"a heap that keeps what is freed took up to {_gigabytes(needed.activations)} GB more where it was measured"
+        )
+        return Verdict(True, f"may fit: {numbers}; {kept}")
     remedies = ["a smaller model"]
     if training.lora_rank is None:
         remedies.append("--lora")

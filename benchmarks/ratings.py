@@ -12,6 +12,8 @@ from scipy.sparse.csgraph import connected_components
 
 from benchmarks.resampling import resample_counts
 
+CHUNK = 250  # resamples fitted at a time: bounds memory
+
 
 @dataclass(frozen=True)
 class Battle:
@@ -45,7 +47,11 @@ def bradley_terry(
     if connected_components(wins.sum(0))[0] > 1:
         raise ValueError(f"some of {names} never met, not even through others; battles must connect all players")
     counts = resample_counts(rng, len(wins), num_resamples)
-    resampled = _maximum_likelihood((counts @ wins.reshape(len(wins), -1)).reshape(-1, *wins.shape[1:]))
+    tables = (
+        (part @ wins.reshape(len(wins), -1)).reshape(-1, *wins.shape[1:])
+        for part in np.split(counts, range(CHUNK, num_resamples, CHUNK))
+    )
+    resampled = np.concatenate([_maximum_likelihood(table) for table in tables])
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     columns = (_maximum_likelihood(wins.sum(0)[None])[0], low, high, resampled.std(0, ddof=1))
     return {name: Rating(*map(float, row)) for name, row in zip(names, np.stack(columns, axis=1), strict=True)}

@@ -119,7 +119,7 @@ def command_of(stage: Sequence[Arm], scale: Scale, out: Path) -> list[str]:
     if stage[0].dataset is not None:
         command += ["--dataset", stage[0].dataset]
     for arm in stage:
-        known = {"lr", *flatten(resolve(arm.method))}
+        known = {"lr", *flatten(resolve(arm.method).spec)}
         settings = {key: value for key, value in scale.settings.items() if key in known} | dict(arm.settings)
         command += [text for key, value in settings.items() for text in ("--set", f"{arm.method}.{key}={value}")]
     return command

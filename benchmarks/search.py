@@ -97,6 +97,7 @@ class Arm:
 
 def _arms(options: argparse.Namespace) -> list[Arm]:
     from benchmarks.comparison import unique
+    from benchmarks.grid import TRAINERS
     from benchmarks.tuning.space import Range, space_of
     from experiments.study_sampler import SAMPLERS
     from methods import resolve
@@ -110,6 +111,8 @@ def _arms(options: argparse.Namespace) -> list[Arm]:
     ranges = [Range.parse(text, names) for text in options.space]
     arms = []
     for name in names:
+        if name in TRAINERS:
+            raise ValueError(f"{name} is trained by another trainer, as it is given, and cannot be searched")
         fixed = overrides.for_method(name)
         for sampler in samplers:
             given = sampler == "grid"
@@ -131,9 +134,8 @@ def _budget(options: argparse.Namespace, design: Design) -> Budget:
 
 def _trials(options: argparse.Namespace, methods: Mapping[str, Method]) -> Trials:
     """Model, tokens, reference store and tracker, once for all studies."""
-    from accelerate import Accelerator
-
     from benchmarks.comparison import check_roles, data_of, seeds_of, training_of, unique
+    from benchmarks.grid import accelerator
     from benchmarks.tuning.dev_metrics import Constraint, Sampled, known
     from benchmarks.tuning.trials import Trials
     from experiments.models import load_tokenizer, resolve_model, weights_hash
@@ -173,7 +175,7 @@ def _trials(options: argparse.Namespace, methods: Mapping[str, Method]) -> Trial
             "max_length": options.max_length,
         },
         store=ReferenceStore(options.out / "reference", weights=weights),
-        accelerator=Accelerator(),
+        accelerator=accelerator(),
         seeds=seeds,
         metrics=metrics,
         constraints=constraints,

@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.one:
         sys.stdout.write(json.dumps(speed_sections.memory_of(**json.loads(options.one))) + "\n")
         return 0
+    options.out = options.out or Path(".advalign/speed_quick.json" if options.quick else "docs/speed.json")
     console = Console(stderr=True)
     settings, sections = _settings(options), options.sections.split(",")
     if unknown := [section for section in sections if section not in SECTIONS]:
@@ -184,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--model", default=DEFAULT_MODEL, help=f"a preset or a folder (default: {DEFAULT_MODEL})")
     made.add_argument("--sections", default=",".join(SECTIONS), help=f"which of {', '.join(SECTIONS)}")
     made.add_argument("--max-length", type=int, default=512, help="tokens of prompt and completion (default: 512)")
-    made.add_argument("--out", type=Path, default=Path("docs/speed.json"), help="default: docs/speed.json")
+    made.add_argument("--out", type=Path, help="default: docs/speed.json, of --quick .advalign/speed_quick.json")
     made.add_argument("--one", help=argparse.SUPPRESS)
     return made
 

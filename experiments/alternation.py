@@ -28,6 +28,8 @@ from experiments.samples import Rollout
 from experiments.sources import Stage
 
 NUM_HELD_OUT = 100  # pairs on which a reward model is judged each round, at most
+NUM_LESSONS = 512  # pairs of the dev split that a judge learns from, at most
+JUDGE_BATCH = 8  # pairs of an update of a judge, whatever the reward model's: a dev split is small
 NUM_KEPT = 12  # rounds whose reward models are kept beside the run
 JUDGE = 1_000_003  # added to the seed: a judge shares no randomness with what it judges
 
@@ -51,7 +53,7 @@ class Alternation(Rollouts):
         self.table, self.steps, self.kept = table, steps, kept
         self.held_out = comparisons(table.held_out)[:NUM_HELD_OUT]
         self.judge: RewardModel | None = None
-        self.tokens = 0  # that the reward model has read or had generated for it, since the run began
+        self.tokens = 0  # that the policy has generated and that the reward model has learnt from, since the run began
         self.fitted: dict[str, float] = {}  # what to log of the round whose first step this is
         self.half: Half | None = None  # a fit under way, or one that an interrupted run left
 
@@ -83,9 +85,9 @@ class Alternation(Rollouts):
             if self.kept is not None and number < NUM_KEPT and self.stage.accelerator.is_main_process:
                 kept_networks.keep(self.kept, f"{self.part.name}-round{number}", self.net)
         self.half = None
-        log |= quality(self.net, self.held_out)
-        if self.verifier is None:
-            log |= self._judged(rows)
+        # a checkpoint in the middle of a fit must not hold them: a resumed run draws the rows again
+        self.tokens += sum(len(sample.sequence.completion) for row in rows for sample in row.samples)
+        log |= quality(self.net, self.held_out) | self._judged(rows)
         log["tokens_consumed"] = float(self.tokens)
         self.fitted = {f"{self.part.name}/{key}": value for key, value in log.items()}
 
@@ -145,12 +147,12 @@ class Alternation(Rollouts):
 
     def _judged(self, rows: Sequence[Rollout]) -> dict[str, float]:
         """The mean score of the samples by a model that trains no policy: it learnt from the dev split's pairs."""
-        lessons = comparisons(self.table.dev)
+        lessons = comparisons(self.table.dev)[:NUM_LESSONS]
         if not lessons:
             return {}
         if self.judge is None:
             self.judge = self.fresh(self.seed + JUDGE)
-            fit(self.judge, lessons, seed=self.seed + JUDGE, batch_size=self.part.rm_batch_size)
+            fit(self.judge, lessons, seed=self.seed + JUDGE, batch_size=JUDGE_BATCH)
         samples = [(sample.sequence, None) for row in rows for sample in row.samples]
         return {"reward/judged": scores(self.judge, samples).mean().item()}
 

@@ -59,14 +59,17 @@ def nets_of(
 
 def reference_of(experiment: Experiment, model: Any) -> Policy | None:
     """A second model, where the reference must be run and the policy has no adapter to put off."""
-    method = experiment.method
-    assert method is not None
-    runs = method.needs("hidden") or method.needs("padded_hidden")
-    runs = runs or (method.on_policy and method.needs("reference"))
-    runs = runs or any(getattr(part, "scorer", "") == "backbone" for part in method.regularizers)
-    if not runs or experiment.training.lora_rank is not None:
+    assert experiment.method is not None
+    if not runs_reference(experiment.method) or experiment.training.lora_rank is not None:
         return None
     return Policy(load_model(model)).requires_grad_(False)
+
+
+def runs_reference(method: Method) -> bool:
+    """Whether training runs the reference model itself, and stored log-probs do not do."""
+    runs = method.needs("hidden") or method.needs("padded_hidden")
+    runs = runs or (method.on_policy and method.needs("reference"))
+    return runs or any(getattr(part, "scorer", "") == "backbone" for part in method.regularizers)
 
 
 def fixed(method: Method, nets: dict[str, nn.Module]) -> dict[str, str]:

@@ -47,8 +47,9 @@ class Example:
     """
 
     row: int  # its number in the file
-    prompt_id: str  # the first 16 hex digits of the prompt's sha-256, whatever the tokenizer
+    prompt_id: str  # the first 16 hex digits of the prompt's sha-256 (of both, if it has two), whatever the tokenizer
     sequences: Mapping[Role, Sequence]
+    asked_id: str = ""  # likewise of the one prompt that the policy answers; only rows of a data set have it
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class TokenizedData:
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
     held_out: tuple[Example, ...]
-    digest: str  # sha-256 of all of the above but the row numbers
+    digest: str  # sha-256 of all of the above but the row numbers and the ids of what is asked
     report: DataReport
 
 
@@ -172,7 +173,7 @@ def _example(row: Row, encoded: Mapping[Role, Encoded | InvalidRow], limits: Lim
     sequences = {role: Sequence(_array(side.prompt), _array(side.completion)) for role, side in within.items()}
     if "chosen" in sequences:
         sequences["expert"] = sequences["chosen"]
-    example = Example(row.number, row.prompt_hash[:16], sequences)
+    example = Example(row.number, row.prompt_hash[:16], sequences, asked_id=row.asked_hash[:16])
     return example, notes.union(*(side.notes for side in within.values()))
 
 

@@ -34,8 +34,9 @@ class Training:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(f"micro_batch_size must be at least 1, not {self.micro_batch_size}")
+        for name in ("micro_batch_size", "lora_rank"):
+            if (given := getattr(self, name)) is not None and given < 1:
+                raise ValueError(f"{name} must be at least 1, not {given}")
 
     @property
     def adaptation(self) -> str:

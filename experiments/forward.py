@@ -5,7 +5,7 @@ One module holds the backbone and the head, so that the hooks of DDP and FSDP fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,9 @@ class Policy(nn.Module):
         self.window = (
             config.sliding_window if "sliding_attention" in (getattr(config, "layer_types", None) or ()) else 0
         )
-        self.share_prompts = self._probe()
+        # A window that no layer names (Mistral's) cannot be laid on a shared row
+        unnamed = getattr(config, "sliding_window", None) and not getattr(config, "layer_types", None)
+        self.share_prompts = self._probe() and not unnamed
 
     @property
     def device(self) -> torch.device:
@@ -147,7 +149,12 @@ class Policy(nn.Module):
 
 @torch.no_grad()
 def score(
-    policy: Policy, examples: Sequence[Example], roles: Sequence[Role], *, batch_tokens: int = 4096
+    policy: Policy,
+    examples: Sequence[Example],
+    roles: Sequence[Role],
+    *,
+    batch_tokens: int = 4096,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Scored]:
     """Per-token log-probs of every example's roles, in the order of `examples`; batches hold rows of like length."""
 
@@ -165,6 +172,7 @@ def score(
                 for row, j in enumerate(owners):
                     scored[j][role] = block.logps[row, : block.mask[row].sum()].cpu().numpy()
             batch = []
+            progress(place + 1, len(order))
     return scored
 
 

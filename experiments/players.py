@@ -60,7 +60,7 @@ def seat(
         with private_randomness(seed, spec.name, "build"):
             net = spec.build(hidden_size)
     rate = spec.critic_lr if isinstance(spec, Critic) else getattr(spec, "lr", None)
-    lr = rate or policy_lr / 2
+    lr = policy_lr / 2 if rate is None else rate
     if net is None:
         return Player(spec, None, None, None, lr)
     use_onednn(net)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -25,8 +25,11 @@ class ReferenceStore:
     A file is written whole or not at all, and one whose contents do not match its hash is computed again.
     """
 
-    def __init__(self, folder: Path, *, weights: str) -> None:
-        self.folder, self.weights = folder, weights
+    def __init__(
+        self, folder: Path, *, weights: str, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> None:
+        """`progress(done, total)` hears of the sequences that are scored, a file at a time."""
+        self.folder, self.weights, self.progress = folder, weights, progress
         self.num_computed = 0  # files that this process had to make
 
     def logps(self, policy: Policy, examples: Sequence[Example], roles: Sequence[Role]) -> list[Scored]:
@@ -57,9 +60,9 @@ class ReferenceStore:
     def _compute(self, policy: Policy, examples: list[Example], role: Role) -> np.ndarray:
         if policy.has_adapter:
             with policy.adapter_disabled():
-                scored = score(policy, examples, [role])
+                scored = score(policy, examples, [role], progress=self.progress)
         else:
-            scored = score(policy, examples, [role])
+            scored = score(policy, examples, [role], progress=self.progress)
         return np.concatenate([entry[role] for entry in scored]) if scored else np.zeros(0, dtype=np.float32)
 
     def _key(self, policy: Policy, examples: Sequence[Example], role: Role) -> str:

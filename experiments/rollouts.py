@@ -21,6 +21,7 @@ from experiments.adapters import merged
 from experiments.data import Example
 from experiments.forward import score
 from experiments.rewards import Reward
+from experiments.rows import ASKED
 from experiments.samples import (
     PER_TOKEN,
     Rollout,
@@ -142,6 +143,7 @@ class Rollouts(Source):
             example.row,
             example.prompt_id,
             example.sequences,
+            asked_id=example.asked_id,
             prompt=self._text(prompt_of(example)),
             expert=None if expert is None else self._text(expert.completion),
             samples=samples,
@@ -258,7 +260,7 @@ class Rollouts(Source):
 
 def prompt_of(example: Example) -> np.ndarray:
     """The tokens of the prompt: the accepted one, where a row has two."""
-    for sequence in (example.sequences.get(role) for role in ("chosen", "expert", "rejected")):
+    for sequence in (example.sequences.get(role) for role in ASKED):
         if sequence is not None:
             return sequence.prompt
     raise ValueError(f"row {example.row} has no prompt to answer")

@@ -27,6 +27,7 @@ class Message(NamedTuple):
 
 
 Prompt: TypeAlias = tuple[Message, ...]
+ASKED: tuple[Role, ...] = ("chosen", "expert", "rejected")  # the policy answers the prompt of the first that a row has
 
 
 class Side(NamedTuple):
@@ -53,6 +54,11 @@ class Row:
         """sha-256 of the canonical prompt: what splits and clusters go by, whatever the tokenizer."""
         prompts = [canonical(prompt) for prompt in self.prompts]
         return sha256(prompts[0] if len(prompts) == 1 else prompts)
+
+    @property
+    def asked_hash(self) -> str:
+        """sha-256 of the canonical prompt that the policy answers: the accepted one, where a row has two."""
+        return sha256(canonical(next(self.sides[role] for role in ASKED if role in self.sides).prompt))
 
     @cached_property
     def content_hash(self) -> str:

@@ -162,6 +162,7 @@ def unpack(packed: Tensor, examples: abc.Sequence[Example]) -> tuple[list[Rollou
                 example.row,
                 example.prompt_id,
                 {**example.sequences, **made},
+                asked_id=example.asked_id,
                 prompt=entry["prompt"],
                 expert=entry["expert"],
                 samples=tuple(map(_sample, entry["samples"])),

@@ -13,6 +13,9 @@ Split: TypeAlias = Literal["train", "dev", "held_out"]
 BUCKETS: Mapping[int, Split] = {8: "dev", 9: "held_out"}  # the others: train
 
 
+SHARE = {split: list(BUCKETS.get(i, "train") for i in range(10)).count(split) / 10 for split in get_args(Split)}
+
+
 def split_of(row: Row) -> Split:
     """Where the row's prompt belongs."""
     return BUCKETS.get(int(row.prompt_hash[:16], 16) % 10, "train")

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from experiments.data import Example
+from experiments.batches import Micro
 from experiments.sharding import local
-from methods.types import Batch, Loss, mean_over_ranks
+from methods.types import Loss, mean_over_ranks
+
+QUANTILES = (0.1, 0.5, 0.9)  # of a distribution; named _p10, _p50, _p90
 
 
 class NonFiniteError(RuntimeError):
@@ -22,42 +24,52 @@ class Logs:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._values: dict[str, list[Tensor]] = {}
 
     def add(self, prefix: str, loss: Loss, weight: float) -> None:
         for name, value in {"loss": loss.value.detach(), **loss.metrics}.items():
             key = f"{prefix}/{name}" if prefix else name
             self._sums[key] = self._sums.get(key, torch.zeros((), device=value.device)) + weight * value
+        for name, values in loss.distributions.items():
+            self._values.setdefault(f"{prefix}/{name}", []).append(values.float())
 
     def put(self, key: str, value: Tensor) -> None:
         self._sums[key] = value.detach()
 
     def means(self) -> dict[str, float]:
-        """Over all processes, in one transfer from the device."""
+        """Over all processes, in one transfer from the device; of a distribution each process's own quantiles."""
+        for key, parts in self._values.items():
+            values = torch.cat(parts)
+            found = values.quantile(torch.tensor(QUANTILES, device=values.device))
+            self._sums |= {f"{key}_p{100 * q:.0f}": value for q, value in zip(QUANTILES, found, strict=True)}
         device = next(iter(self._sums.values())).device
         values = mean_over_ranks(torch.stack([value.float().to(device) for value in self._sums.values()]))
         return dict(zip(self._sums, values.tolist(), strict=True))
 
 
 def check_finite(
-    value: Tensor, what: str, *, policy: nn.Module, rows: Sequence[Example], batch: Batch, step: int, keep: Path | None
+    value: Tensor, what: str, *, nets: Sequence[nn.Module], micros: Sequence[Micro], step: int, keep: Path | None
 ) -> None:
-    """NonFiniteError if `value` is not; the batch is then written to `keep`."""
+    """NonFiniteError if `value`, to which these micro-batches led, is not; they are then written to `keep`."""
     if torch.isfinite(value).all():
         return
-    names = [n for n, p in policy.named_parameters() if not torch.isfinite(local(p)).all()]
-    names += [
-        f"gradient of {n}"
-        for n, p in policy.named_parameters()
-        if p.grad is not None and not torch.isfinite(local(p.grad)).all()
-    ]
+    named = [pair for net in nets for pair in net.named_parameters()]
+    names = [n for n, p in named if not torch.isfinite(local(p)).all()]
+    names += [f"gradient of {n}" for n, p in named if p.grad is not None and not torch.isfinite(local(p.grad)).all()]
     where = ""
     if keep is not None:
         from safetensors.torch import save_file
 
-        blocks = batch.blocks
-        save_file({f"{role}/{k}": v.contiguous() for role, b in blocks.items() for k, v in vars(b).items()}, keep)
+        tensors = {
+            (f"{i}/" if len(micros) > 1 else "") + f"{role}/{key}": value.contiguous()
+            for i, micro in enumerate(micros)
+            for role, block in micro.batch.blocks.items()
+            for key, value in vars(block).items()
+        }
+        save_file(tensors, keep)
         where = f"; its batch is in {keep}"
+    rows = ", ".join(str(row.row) for micro in micros for row in micro.rows)
     raise NonFiniteError(
         f"{what} is {value.item()} at step {step}; first bad tensor: {names[0] if names else what};"
-        f" rows {', '.join(str(row.row) for row in rows)}{where}. A lower learning rate is the usual remedy"
+        f" rows {rows}{where}. A lower learning rate is the usual remedy"
     )

@@ -16,7 +16,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -173,17 +173,20 @@ class RunLogger:
         self._last = step
         waiting = sum(map(len, self._buffer))
         if waiting >= BATCH_LIMIT // 2 or time.monotonic() - self._flushed > FLUSH_SECONDS:
-            try:
-                self.flush()
-            except Exception as error:
-                self._flushed = time.monotonic()
-                _log.warning("step %d is not tracked yet (%s); metrics.jsonl holds it", step, error)
+            self._try_to_flush()
 
     def catch_up(self, history: Path) -> None:
         """Log the steps of a metrics.jsonl that MLflow lacks; a torn last line is not a step."""
         for row in read_steps(history):
             self.log(row["step"], row)
-        self.flush()
+        self._try_to_flush()
+
+    def _try_to_flush(self) -> None:
+        try:
+            self.flush()
+        except Exception as error:
+            self._flushed = time.monotonic()
+            _log.warning("step %d is not tracked yet (%s); metrics.jsonl holds it", self._last, error)
 
     def flush(self) -> None:
         """Write what is buffered, each step inside one transaction."""
@@ -199,14 +202,16 @@ class RunLogger:
             del self._buffer[:taken]
         self._flushed = time.monotonic()
 
-    def evaluation(self, task: str, metrics: Mapping[str, float]) -> None:
-        """Log a task's metrics as `task/metric`, once."""
+    def evaluation(self, task: str, metrics: Mapping[str, float], files: Iterable[Path] = ()) -> None:
+        """Log a task's metrics as `task/metric` and its small files as artifacts, once."""
         self.flush()
         named = {f"{task}/{key}": float(value) for key, value in metrics.items() if isinstance(value, numbers.Real)}
         new = {key: value for key, value in named.items() if self._latest.get(key) != value}
         if new:
             self._client.log_batch(self.run_id, metrics=_metrics(new, max(self._last, 0)))
             self._latest |= new
+            for path in files:
+                self.artifact(path, "evaluations")
 
     def manifest(self, manifest: Mapping[str, Any]) -> None:
         """Show the run's facts: the manifest as an artifact, its single values as tags and the code's commit."""

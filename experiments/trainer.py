@@ -95,7 +95,7 @@ class Trainer:
                 with torch.no_grad():
                     seen = self._forward(self.policy, micro.batch, logps=False)
                 self._teach(adversaries, i, micro, seen, reference, logs, last=i == len(parts) - 1)
-            self._move(adversaries, factor, logs)
+            self._move(adversaries, parts, factor, logs)
         for i, (micro, reference) in enumerate(zip(parts, references, strict=True)):
             last = i == len(parts) - 1
             with self._sync(self.wrapped, last):
@@ -106,12 +106,12 @@ class Trainer:
                 if taught:
                     detached = {role: output.detach() for role, output in outputs.items()}
                     self._teach(taught, i, micro, detached, reference, logs, last=last)
-                    self._move(() if ahead else adversaries, factor, logs)
+                    self._move(() if ahead else adversaries, [micro], factor, logs)
                 total = self._total(micro, outputs, reference, logs)
-                self._finite(total, "loss", micro)
+                self._finite(total, "loss", [micro])
                 self.accelerator.backward(total * micro.share)
-        self._move(critics, factor, logs)
-        norm = self._descend(parts[0], factor)
+        self._move(critics, parts, factor, logs)
+        norm = self._descend(parts, factor)
         for player in adversaries:
             player.spec.end_step(player.net)  # type: ignore[attr-defined]
         self.step_number += 1
@@ -211,16 +211,17 @@ class Trainer:
                     loss = player.spec.adversary_loss(net, micro.batch, policy, reference)
                 logs.add(f"{player.spec.name}/{title}", loss, micro.share)
                 if learns:
-                    self._finite(loss.value, f"{player.spec.name}/{title}/loss", micro)
+                    self._finite(loss.value, f"{player.spec.name}/{title}/loss", [micro])
                     self.accelerator.backward(loss.value * micro.share)
 
-    def _move(self, players: Sequence[Player], factor: float, logs: Logs) -> None:
+    def _move(self, players: Sequence[Player], parts: Sequence[Micro], factor: float, logs: Logs) -> None:
         for player in players:
             every = getattr(player.spec, "update_every", 1)
             if player.optimizer is not None:
                 name = f"{player.spec.name}/critic" if isinstance(player.spec, Critic) else player.spec.name
                 if (self.step_number + 1) % every == 0:
                     norm = self.accelerator.clip_grad_norm_(player.net.parameters(), self.training.max_grad_norm)  # type: ignore[union-attr]
+                    self._finite(norm, f"{name}/gradient", parts)
                     for group in player.optimizer.param_groups:
                         group["lr"] = player.lr * factor
                     player.optimizer.step()
@@ -228,11 +229,11 @@ class Trainer:
                     logs.put(f"{name}/grad_norm", norm)
                 logs.put(f"{name}/updates", torch.tensor(float((self.step_number + 1) // every)))
 
-    def _descend(self, first: Micro, factor: float) -> Tensor:
+    def _descend(self, parts: Sequence[Micro], factor: float) -> Tensor:
         """The policy's update; the norm of its gradient."""
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         norm: Tensor = self.accelerator.clip_grad_norm_(trained, self.training.max_grad_norm)
-        self._finite(norm, "gradient", first)
+        self._finite(norm, "gradient", parts)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(factor, self.step_number)
         self.optimizer.step()
@@ -267,13 +268,12 @@ class Trainer:
                     f" {START_TOLERANCE} allowed): the reference must be the model that training starts from"
                 )
 
-    def _finite(self, value: Tensor, what: str, micro: Micro) -> None:
+    def _finite(self, value: Tensor, what: str, parts: Sequence[Micro]) -> None:
         check_finite(
             value,
             what,
-            policy=self.policy,
-            rows=micro.rows,
-            batch=micro.batch,
+            nets=[self.policy, *(player.net for player in self.players if player.net is not None)],
+            micros=parts,
             step=self.step_number + 1,
             keep=self.trouble,
         )

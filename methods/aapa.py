@@ -80,19 +80,12 @@ class Anchor:
     def penalty(self, net: nn.Module | None, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:
         samples, rollouts, experts = require_samples(batch, self.name), policy["sampled"], policy["expert"]
         scores = samples.terms[self.name]
-        metrics = mean_metrics(
-            score=scores,
-            logp_sampled=rollouts.mean_logps,
-            logp_sampled_squared=rollouts.mean_logps.square(),
-            logp_expert=experts.mean_logps,
-            logp_expert_squared=experts.mean_logps.square(),
-            length_sampled=rollouts.lengths,
-            length_expert=experts.lengths,
-        )
+        logps = {"logp_sampled": rollouts.mean_logps.detach(), "logp_expert": experts.mean_logps.detach()}
+        metrics = mean_metrics(score=scores, length_sampled=rollouts.lengths, length_expert=experts.lengths, **logps)
         if self.mode == "reward":
-            return Loss(scores.new_zeros(()), metrics)
+            return Loss(scores.new_zeros(()), metrics, logps)
         advantages = group_advantages(dataclasses.replace(samples, rewards=scores))
-        return Loss(-(advantages * rollouts.mean_logps).mean(), metrics)
+        return Loss(-(advantages * rollouts.mean_logps).mean(), metrics, logps)
 
 
 NOTE = (

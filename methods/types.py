@@ -120,10 +120,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to minimise, the mean over the batch's rows, and what to log about it (detached, on its device)."""
+    """A scalar to minimise, the mean over the batch's rows, and what to log about it (detached, on its device).
+
+    `distributions` are values of single sequences; their quantiles over the whole step are logged.
+    """
 
     value: Float[Tensor, ""]
     metrics: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+    distributions: dict[str, Float[Tensor, " _"]] = field(default_factory=dict)
 
 
 def mean_metrics(**values: Tensor) -> dict[str, Tensor]:

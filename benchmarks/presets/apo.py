@@ -15,11 +15,16 @@ REWARDS, POLICIES = (
 AT_SMALL_SCALE = (*SMALL, "--dataset", "constraints", "--max-pairs", "240", "--max-steps", "6")
 SMALL_SETTINGS = SMALL_LR | {"sampling.num_generations": "2"}
 LARGE = (
-    *("--model", "llama3_8b", "--dataset", "hh_rlhf", "--full", "--epochs", "1", "--max-length", "512"),
-    *("--batch-size", "128", "--micro-batch-size", "2", "--gradient-checkpointing", "--seeds", "0,1,2"),
+    *("--model", "llama3_8b", "--full", "--epochs", "1", "--max-length", "512", "--batch-size", "128"),
+    *("--micro-batch-size", "2", "--gradient-checkpointing", "--seeds", "0,1,2"),
 )
+# As large as the policy. Its head alone learns, so the paper's 1e-6 for a whole model is no rate for it
+LARGE_SETTINGS = {"apo.scorer": "backbone"}
 SMALL_NOTE = "SmolLM2-135M with LoRA on verifiable demands; 1e-4 for every arm, unswept; two samples a prompt"
-LARGE_NOTE = "the paper trains Alpaca-7B on HH-RLHF; a newer base here"
+LARGE_NOTE = (
+    "the paper trains Alpaca-7B on HH-RLHF, and the whole of a 7B reward model at 1e-6; a newer base here, and its"
+    " frozen backbone with a head that learns as reward model"
+)
 
 
 def _policy_gain(first: str, second: str) -> float:
@@ -57,9 +62,10 @@ PRESETS.add(
                 note=SMALL_NOTE,
             ),
             "paper": Scale(
-                arguments=(*LARGE, "--tasks", "alpaca_eval,reward_model"),
+                arguments=(*LARGE, "--dataset", "ultrafeedback_binarized", "--tasks", "alpaca_eval,reward_model"),
                 measures={"quality": Measure(task="alpaca_eval", value="win_rate")},
-                note=LARGE_NOTE,
+                settings=LARGE_SETTINGS,
+                note=f"{LARGE_NOTE}; on UltraFeedback, because AlpacaEval asks prompts of HH-RLHF",
             ),
         },
         published=POLICIES,
@@ -99,7 +105,12 @@ PRESETS.add(
                 settings=SMALL_SETTINGS,
                 note=SMALL_NOTE,
             ),
-            "paper": Scale(arguments=(*LARGE, "--tasks", "reward_model"), measures=RATED, note=LARGE_NOTE),
+            "paper": Scale(
+                arguments=(*LARGE, "--dataset", "hh_rlhf", "--tasks", "reward_model"),
+                measures=RATED,
+                settings=LARGE_SETTINGS,
+                note=LARGE_NOTE,
+            ),
         },
         published=REWARDS,
     )

@@ -45,6 +45,7 @@ PRESETS.add(
                     *SHARED,
                 ),
                 measures=MEASURES,
+                settings={"gapo.scorer": "longformer_large"},
                 note="the paper's product descriptions are not public: its comparison, on verifiable demands",
             ),
         },

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.reporting.columns import Column, Score
+from benchmarks.reporting.descriptions import describe
+from benchmarks.reporting.references import PublishedTable, published_for
 from benchmarks.results import Run, Skipped
 
 
@@ -71,6 +73,13 @@ class Leaderboard:
     tables: tuple[Table, ...]
     skipped: tuple[Skipped, ...]
     data_reports: Mapping[str, Any]
+
+    @property
+    def published(self) -> list[PublishedTable]:
+        """What the papers published of these methods: to stand beside the tables, and never ranked."""
+        papers = {arxiv for table in self.tables for row in table.rows for _, arxiv in describe(row.method).papers}
+        judged = any(column.task == "alpaca_eval" for table in self.tables for column in table.columns)
+        return published_for(papers, judged=judged)
 
 
 def machines(runs: Iterable[Run]) -> set[str]:

@@ -50,6 +50,7 @@ class Column:
     others: Mapping[str, Mapping[Pair, Comparison]]  # the items' other values, which rank nothing
     rules: Mapping[str, str]  # by row, where rows were measured by different rules
     ranks: bool = True  # False for a task that describes (how far a policy drifted) and does not judge
+    beside: tuple[str, ...] = ()  # of `others`: the values that every table shows next to the primary
 
     @property
     def share(self) -> bool:
@@ -109,6 +110,7 @@ def compare_rows(entries: Mapping[str, Sequence[Evaluation]]) -> tuple[Column, d
         others=differences,
         rules={name: str(rule) for name in names if (rule := _rule(entries[name]))},
         ranks=does_rank,
+        beside=tuple(value for value in _declared(first.task, "beside", ()) if value in differences),
     )
     scores = {}
     for name in names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -12,7 +12,9 @@ from benchmarks.reporting.board import Row
 from benchmarks.reporting.descriptions import describe
 from benchmarks.reporting.plots import Curve, panel
 
+Styles = Mapping[str, int]
 OBJECTIVE = "objective"  # stands for each row's own: dpo/loss and simpo/loss share a panel
+FITTED, CONSUMED = "reward_model", "/tokens_consumed"  # likewise: apo/accuracy and gapo/accuracy
 POLICY = {
     "loss": "Total loss",
     f"{OBJECTIVE}/loss": "Objective’s loss",
@@ -24,6 +26,20 @@ PLAYERS = {
     "adversary/loss": "Adversary’s loss",
     "penalty/loss": "Policy’s loss against it",
     "grad_norm": "Gradient norm, adversary",
+}
+ROLLOUTS = {
+    "rollout/reward": "Reward",
+    "rollout/reward/verified": "Verified reward",
+    "rollout/reward/learned": "Learned reward",
+    "rollout/kl": "KL from the reference, nats a token",
+    "rollout/length": "Length, tokens",
+    "rollout/finished": "Ended by the policy itself",
+}
+REWARD_MODEL = {
+    f"{FITTED}/accuracy": "Accuracy on held-out pairs",
+    f"{FITTED}/ece": "Calibration error (ECE)",
+    f"{FITTED}/loss": "Loss of its fit",
+    f"{FITTED}/reward/judged": "Samples’ reward by another model",
 }
 ACCURACY = "adversary/accuracy/"
 EXPLAINED = "Accuracies: how often a discriminator puts the first set above the second; ½ is chance."
@@ -41,13 +57,20 @@ class Group:
     named: bool = False  # the panels name their marks, so no legend is needed
 
 
-def groups(rows: Sequence[Row], styles: dict[str, int]) -> list[Group]:
-    """The policy's curves, those of each regularizer with its adversary, and all others, folded."""
+def groups(rows: Sequence[Row], styles: Styles) -> list[Group]:
+    """The policy's curves, its rollouts' and its reward model's, those of each game, and all others, folded."""
     series = {row.name: [_series(row, index) for index in range(len(row.runs))] for row in rows}
     keys = list(dict.fromkeys(key for runs in series.values() for run in runs for key in run))
-    policy = {key: title for key, title in POLICY.items() if key in keys}
-    made = [Group("The policy", "", _panels(policy, series, styles))] if policy else []
-    used = set(policy) | {"step"}
+    made, used = [], {"step"}
+    for title, note, known in (
+        ("The policy", "", POLICY),
+        ("Rollouts", "Of the samples that an update learns from; one rollout may serve several updates.", ROLLOUTS),
+        ("Reward model", "As each round’s fit left it.", REWARD_MODEL),
+    ):
+        found = {key: name for key, name in known.items() if key in keys}
+        used |= set(found)
+        if found:
+            made.append(Group(title, note, _panels(found, series, styles)))
     parts = dict.fromkeys(key.split("/")[0] for key in keys if "/" in key and not key.startswith(f"{OBJECTIVE}/"))
     for part in parts:
         wanted = {f"{part}/{key}": title for key, title in PLAYERS.items() if f"{part}/{key}" in keys}
@@ -61,20 +84,21 @@ def groups(rows: Sequence[Row], styles: dict[str, int]) -> list[Group]:
 
 
 def _series(row: Row, index: int) -> dict[str, dict[int, float]]:
-    """One run's metrics by step; the keys of the row's own objective are renamed."""
-    own = describe(row.method).objective
+    """One run's metrics by step; the keys of the row's own objective and of its reward model are renamed."""
+    shared = {describe(row.method).objective: OBJECTIVE}
+    shared |= {k.removesuffix(CONSUMED): FITTED for step in row.runs[index].steps for k in step if k.endswith(CONSUMED)}
     metrics: dict[str, dict[int, float]] = {}
     for step in row.runs[index].steps:
         for key, value in step.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 part, _, rest = key.partition("/")
-                name = f"{OBJECTIVE}/{rest}" if rest and part == own else key
+                name = f"{shared[part]}/{rest}" if rest and part in shared else key
                 metrics.setdefault(name, {})[int(step["step"])] = float(value)
     return metrics
 
 
 def _panels(
-    titles: dict[str, str], series: dict[str, list[dict[str, dict[int, float]]]], styles: dict[str, int]
+    titles: dict[str, str], series: dict[str, list[dict[str, dict[int, float]]]], styles: Styles
 ) -> tuple[Markup, ...]:
     panels = []
     for key, title in titles.items():

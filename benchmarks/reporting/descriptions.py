@@ -64,7 +64,8 @@ def changed(method: str, hyperparameters: Mapping[str, Any], siblings: Iterable[
 
 
 def control(hyperparameters: Mapping[str, Any]) -> str | None:
-    """What a row controls for, or None: a part without weight, an adversary that learns nothing or false labels."""
+    """What a row controls for, or None: a part without weight, an adversary that learns nothing or false labels, a
+    reward model that does not learn against the policy."""
     for name, value in hyperparameters.items():
         part, _, field = name.rpartition(".")
         if part and field == "weight" and value == 0:
@@ -73,6 +74,8 @@ def control(hyperparameters: Mapping[str, Any]) -> str | None:
             return f"control: {part} is never trained"
         if part and field == "labels" and value == "shuffled":
             return f"control: {part} learns shuffled labels"
+        if part and field == "adversarial" and value is False:
+            return f"baseline: {part} does not learn against the policy"
     return None
 
 

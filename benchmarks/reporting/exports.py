@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.reporting import figures
+from benchmarks.reporting import figures, references
 from benchmarks.reporting.board import Leaderboard, Row, Table
 from benchmarks.reporting.columns import Column, Score
+from benchmarks.reporting.descriptions import UNTRAINED
+from benchmarks.statistics import Comparison, Interval
 from experiments.manifest import write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -35,13 +37,19 @@ def export(board: Leaderboard, out: Path) -> list[Path]:
 
 
 def markdown(board: Leaderboard) -> str:
-    """Every table with its notes, then what was left out."""
+    """Every table with its notes, then what the papers published, then what was left out."""
     lines = ["# Leaderboard", ""]
     for table in board.tables:
         lines += [f"## {_md(table.title)}", "", *_md_table(table), ""]
         lines += [f"- {_md(sentence)}" for sentence in sentences(table)] + [""]
     if not board.tables:
         lines += ["Nothing has been run to its end yet.", ""]
+    if board.published:
+        lines += ["## Published figures", "", references.NOTE, ""]
+    for published in board.published:
+        lines += [f"**{_md(published.title)}**, {_md(published.setting)} ({published.where}: {published.url})", ""]
+        rows = [("published", *published.columns), *((name, *values) for name, values in published.cells.items())]
+        lines += [*_md_rows(rows), ""]
     if board.skipped:
         lines += ["## Left out", "", *(f"- `{entry.path}`: {_md(entry.reason)}" for entry in board.skipped), ""]
     return "\n".join(lines)
@@ -65,7 +73,22 @@ def sentences(table: Table) -> list[str]:
             {str(extras["plumbing_only"]) for extras in _extras(table, column) if extras.get("plumbing_only")}
         )
     ]
-    return [*table.notes, *plumbing, *ruled, *detectable]
+    biased = [sentence for column in table.columns if (sentence := _position_bias(table, column))]
+    return [*table.notes, *plumbing, *biased, *ruled, *detectable]
+
+
+def _position_bias(table: Table, column: Column) -> str | None:
+    """How often a judge that saw both orders took the second answer, over all duels of all rows."""
+    found = [bias for extras in _extras(table, column) if (bias := extras.get("position_bias"))]
+    if not found:
+        return None
+    duels = sum(bias["num_duels"] for bias in found)
+    second, same = (sum(b[key] * b["num_duels"] for b in found) / duels for key in ("second_wins", "consistent"))
+    return (
+        f"{column.name}: of {duels:.0f} duels judged in both orders the answer shown second won "
+        f"{figures.value(second, share=True)} % (a fair judge: 50), and {figures.value(same, share=True)} % had one "
+        "winner in both; a verdict is the mean of the two."
+    )
 
 
 def _extras(table: Table, column: Column) -> Iterator[Mapping[str, Any]]:
@@ -75,7 +98,7 @@ def _extras(table: Table, column: Column) -> Iterator[Mapping[str, Any]]:
 
 
 def comma_separated(board: Leaderboard) -> str:
-    """One line for each row and task, numbers unrounded and not in per cent."""
+    """One line for each row, task and value that tables show, numbers unrounded and not in per cent."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
@@ -85,6 +108,10 @@ def comma_separated(board: Leaderboard) -> str:
             for column in table.columns or ():
                 if score := row.scores.get(column.task):
                     writer.writerow(shared | _score_facts(column, score))
+                    for value in column.beside:
+                        writer.writerow(
+                            shared | _score_facts(column, score) | _beside_facts(column, row.name, score, value)
+                        )
             if not row.scores:
                 writer.writerow(shared)
     return text.getvalue()
@@ -94,6 +121,7 @@ def as_json(board: Leaderboard) -> dict[str, Any]:
     """Everything that the other forms show, and the secondary values, with every pair of rows."""
     return {
         "tables": [_table_json(table) for table in board.tables],
+        "published": {"ranked": False, "note": references.NOTE, "tables": [vars(table) for table in board.published]},
         "skipped": [vars(entry) for entry in board.skipped],
     }
 
@@ -113,6 +141,7 @@ def terminal_table(table: Table) -> rich.table.Table:
     names = ["method"]
     for column in table.ranked:
         names += ["#", column.task + (" %" if column.share else ""), "against\nuntrained"]
+        names += [_heading(column, value).replace("_", " ") for value in column.beside]
     for heading in (*names, "mean\nlength", "time", "over-\nhead"):
         shown.add_column(
             escape(heading), justify="left" if heading == "method" else "right", no_wrap=heading == "method"
@@ -128,11 +157,12 @@ def _terminal_cells(table: Table, row: Row) -> list[str]:
     for column in table.ranked:
         score = row.scores.get(column.task)
         if score is None:
-            cells += [figures.NONE] * 3
+            cells += [figures.NONE] * (3 + len(column.beside))
             continue
         cells += [str(score.rank or figures.NONE), figures.plus_minus(score.interval, share=column.share)]
         against = score.difference
         cells.append(figures.plus_minus(against, share=column.share, signed=True) if against else figures.NONE)
+        cells += [figures.plus_minus(score.others[value], share=value in column.shares) for value in column.beside]
     clock = figures.clock(row.cost.wall_seconds)
     return [*cells, figures.length(_mean_length(table, row)), clock, figures.per_cent(row.cost.overhead)]
 
@@ -148,6 +178,8 @@ def headings(table: Table) -> list[str]:
     names = ["method", "seeds"]
     for column in table.ranked:
         names += [f"rank ({column.task})", column.name + (" %" if column.share else ""), "against untrained"]
+        for value in column.beside:
+            names += [f"{column.task} {_heading(column, value)}", "against untrained"]
     return [*names, "mean length", "time", "tokens/s", "peak memory", "overhead"]
 
 
@@ -158,22 +190,38 @@ def cells(table: Table) -> Iterator[list[str]]:
         for column in table.ranked:
             score = row.scores.get(column.task)
             if score is None:
-                cells += [figures.NONE] * 3
+                cells += [figures.NONE] * (3 + 2 * len(column.beside))
                 continue
             cells.append(str(score.rank or figures.NONE))
-            cells.append(figures.interval(score.interval, share=column.share))
-            against = score.difference
-            cells.append(figures.interval(against, share=column.share, signed=True) if against else figures.NONE)
+            shown = [(column.primary, score.interval, score.difference)]
+            shown += [(value, score.others[value], _against(column, row.name, value)) for value in column.beside]
+            for value, interval, against in shown:
+                share = value in column.shares
+                cells.append(figures.interval(interval, share=share))
+                cells.append(figures.interval(against, share=share, signed=True) if against else figures.NONE)
         cost = row.cost
         cells += [figures.length(_mean_length(table, row)), figures.seconds(cost.wall_seconds)]
         cells += [figures.length(cost.tokens_per_second), figures.memory(cost.peak_memory_bytes)]
         yield [*cells, figures.per_cent(cost.overhead)]
 
 
+def _heading(column: Column, value: str) -> str:
+    return value + (" %" if value in column.shares else "")
+
+
+def _against(column: Column, row: str, value: str) -> Comparison | None:
+    """What a value beside the primary differs by from the untrained model."""
+    return column.others[value].get((row, UNTRAINED))
+
+
 def _md_table(table: Table) -> list[str]:
-    names = headings(table)
-    rule = ["---", *("---:" for _ in names[1:])]
-    return [f"| {' | '.join(_md(cell) for cell in row)} |" for row in (names, rule, *cells(table))]
+    return _md_rows([headings(table), *cells(table)])
+
+
+def _md_rows(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The first row is the heading; all columns but the first hold figures."""
+    rule = ["---", *("---:" for _ in rows[0][1:])]
+    return [f"| {' | '.join(_md(cell) for cell in row)} |" for row in (rows[0], rule, *rows[1:])]
 
 
 def _md(text: str) -> str:
@@ -195,7 +243,6 @@ def _row_facts(table: Table, row: Row) -> dict[str, Any]:
 
 
 def _score_facts(column: Column, score: Score) -> dict[str, Any]:
-    against = score.difference
     return {
         "task": column.task,
         "revision": column.revision,
@@ -204,14 +251,25 @@ def _score_facts(column: Column, score: Score) -> dict[str, Any]:
         "items": column.num_items,
         "prompts": column.num_prompts,
         "rank": score.rank,
-        "estimate": score.interval.estimate,
-        "low": score.interval.low,
-        "high": score.interval.high,
-        "difference": against and against.estimate,
-        "difference_low": against and against.low,
-        "difference_high": against and against.high,
         "p_holm": score.p_holm,
         "mean_length": score.mean_length,
+        **_figures(score.interval, score.difference),
+    }
+
+
+def _beside_facts(column: Column, row: str, score: Score, value: str) -> dict[str, Any]:
+    """What the line of a value beside the primary has of its own: it ranks nothing."""
+    return _figures(score.others[value], _against(column, row, value)) | {"value": value, "rank": None, "p_holm": None}
+
+
+def _figures(interval: Interval, against: Comparison | None) -> dict[str, float | None]:
+    return {
+        "estimate": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "difference": None if against is None else against.estimate,
+        "difference_low": None if against is None else against.low,
+        "difference_high": None if against is None else against.high,
     }
 
 
@@ -238,7 +296,7 @@ def _column_json(column: Column) -> dict[str, Any]:
         ranking = difference["value"] == column.primary
         difference["p_holm"] = column.adjusted[pair] if ranking else None
         difference["probability_of_improvement"] = column.improvements.get(pair) if ranking else None
-    keys = ("task", "primary", "ranks", "revision", "settings", "num_items", "num_prompts", "detectable")
+    keys = ("task", "primary", "beside", "ranks", "revision", "settings", "num_items", "num_prompts", "detectable")
     return {key: getattr(column, key) for key in keys} | {"differences": differences}
 
 

@@ -10,16 +10,14 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmarks.correlations import Correlation, over_seeds
-from benchmarks.reporting import figures, plots, scatter
+from benchmarks.reporting import figures, on_policy, plots, scatter
 from benchmarks.reporting.board import Row, Table, machines
 from benchmarks.reporting.columns import FEWEST_PROMPTS, Column, Score
-from benchmarks.reporting.curves import Group
+from benchmarks.reporting.curves import Group, Styles
 from benchmarks.reporting.descriptions import UNTRAINED
 
-Styles = Mapping[str, int]
 TEMPERATURE = re.compile(r"t(\d+(?:\.\d+)?)")
 UNIT = plots.Scale(-1.0, 1.0, (-1.0, -0.5, 0.0, 0.5, 1.0))  # of correlations
-LEARNED, VERIFIED = "reward/learned", "reward/verified"
 FIRST_KINDS = ("pooled", "within_prompt_length_partial")  # the others are folded
 KIND_NAMES = {
     "pooled": "pooled",
@@ -35,7 +33,9 @@ def groups(table: Table, styles: Styles) -> list[Group]:
         pareto,
         temperatures,
         lengths,
-        verified_rewards,
+        on_policy.earned,
+        on_policy.scaling,
+        on_policy.anchored,
         rounds,
         drift,
     )
@@ -134,29 +134,6 @@ def length_correlations(table: Table) -> list[dict[str, Any]]:
     return made
 
 
-def verified_rewards(table: Table, styles: Styles) -> Group | None:
-    """What a run's reward model says of its samples, and what a verifier says of the same ones."""
-    curves = []
-    for row in table.rows:
-        for index, run in enumerate(row.runs):
-            points = []
-            for step in run.steps:
-                learned = next((v for k, v in step.items() if k.endswith(LEARNED)), None)
-                verified = next((v for k, v in step.items() if k.endswith(VERIFIED)), None)
-                if isinstance(learned, (int, float)) and isinstance(verified, (int, float)):
-                    points.append((float(learned), float(verified)))
-            if len(points) > 1:
-                curves.append(plots.Curve(row.name, tuple(points), styles[row.name], faint=index > 0))
-    if not curves:
-        return None
-    told = (
-        "One line a run, in the order of training. Upwards to the right the learned reward is earned; "
-        "to the right without rising, it is gamed."
-    )
-    picture = plots.panel("Verified reward", curves, note="over the learned reward of the same samples", margin=0.04)
-    return Group("Reward against verified reward", told, (picture,))
-
-
 def rounds(table: Table, styles: Styles) -> Group | None:
     """Accuracy and calibration of reward models over rounds (APO's Tables 3 and 4)."""
     panels: list[Markup] = []
@@ -169,8 +146,9 @@ def rounds(table: Table, styles: Styles) -> Group | None:
                 counted = [found for found in entries if found and found[0]["label"].startswith("round")]
                 if counted:
                     last = min(map(len, counted))
+                    numbers = [float(entry["label"].split()[1]) for entry in counted[0]]
                     means = [statistics.fmean(found[i][key] for found in counted) for i in range(last)]
-                    points = tuple((float(i + 1), mean) for i, mean in enumerate(means))
+                    points = tuple(zip(numbers[:last], means, strict=True))
                     curves.append(plots.Curve(row.name, points, styles[row.name]))
             if curves:
                 level = 0.5 if key == "accuracy" else None

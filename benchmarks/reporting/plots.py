@@ -30,6 +30,8 @@ class Scale:
     def around(cls, values: Sequence[float], *, count: int = 4, margin: float = 0.06) -> "Scale":
         known = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
         low, high = min(known), max(known)
+        if high - low < 1e-12 * max(abs(low), abs(high)):  # equal but for the rounding of a mean
+            high = low
         spread = (high - low) or abs(high) * 0.2 or 1.0
         if high == low:
             low, high = low - spread / 2, high + spread / 2

@@ -6,6 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+NOTE = (
+    "From the papers, on other models, data, judges and machines: to be read for their order, never ranked and not to "
+    "be compared with the rows above."
+)
 LEADERBOARD = "weighted_alpaca_eval_gpt4_turbo_leaderboard.csv"
 WIN_RATES = ("win rate, %", "length-controlled, %", "length, characters")
 
@@ -213,6 +217,10 @@ def alpaca_eval_leaderboard() -> PublishedTable | None:
     )
 
 
-def published_for(papers: Collection[str]) -> list[PublishedTable]:
-    """The published tables of the papers (arXiv ids) whose methods are on a leaderboard."""
-    return [table for table in PUBLISHED if table.paper in papers]
+def published_for(papers: Collection[str], *, judged: bool = False) -> list[PublishedTable]:
+    """The published tables of the papers (arXiv ids) whose methods are on a leaderboard.
+
+    With `judged`, AlpacaEval's own leaderboard comes last.
+    """
+    own = alpaca_eval_leaderboard() if judged else None
+    return [*(table for table in PUBLISHED if table.paper in papers), *([own] if own else [])]

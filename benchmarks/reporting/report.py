@@ -12,17 +12,22 @@ from markupsafe import Markup
 
 from benchmarks.examples import examples
 from benchmarks.reporting import curves, figures, panels, plots
-from benchmarks.reporting.board import Leaderboard, Table
+from benchmarks.reporting.board import Leaderboard, Row, Table
 from benchmarks.reporting.columns import Column, Score
-from benchmarks.reporting.descriptions import UNTRAINED, describe
+from benchmarks.reporting.descriptions import UNTRAINED, describe, untuned
 from benchmarks.reporting.exports import sentences
-from benchmarks.reporting.references import PublishedTable, alpaca_eval_leaderboard, published_for
 from benchmarks.statistics import Comparison, Pair
 from benchmarks.tuning import page as study_page
 from experiments.data_report import DROPPED, NOTED
 from experiments.manifest import write_atomically
 
-PAIRS = ("Against the untrained model", "Against the objective alone", "Between other methods")
+PAIRS = (
+    "Against the untrained model",
+    "Against the objective alone",
+    "Against its baseline or control",
+    "Between other methods",
+)
+FAMILIES = {"by_family": "family", "by_instruction": "instruction"}  # what tasks count verdicts by
 PAIRS_SHOWN = 10  # of the last kind; more are folded
 ROW_NUMBERS = 60  # of a reason; the manifest has them all
 TEMPLATES = Path(__file__).parent / "templates"
@@ -50,7 +55,7 @@ def render(board: Leaderboard, *, searches: str | None = None) -> str:
     environment.globals.update(figures=figures, swatch=plots.swatch, colour=plots.colour)
     return environment.get_template("report.html.jinja").render(
         sections=[_section(table, board) for table in board.tables],
-        published=_published(board),
+        published=board.published,
         searches=searches,
         skipped=board.skipped,
     )
@@ -71,9 +76,20 @@ def _section(table: Table, board: Leaderboard) -> dict[str, Any]:
             for column in table.ranked
             if column.task in row.scores
         ),
-        "differences": [_differences(table, column) for column in table.ranked if column.comparisons],
-        "others": [_differences(table, column, name) for column in table.ranked for name in column.others]
+        "differences": [
+            _differences(table, column, value)
+            for column in table.ranked
+            if column.comparisons
+            for value in (None, *column.beside)
+        ],
+        "others": [
+            _differences(table, column, name)
+            for column in table.ranked
+            for name in column.others
+            if name not in column.beside
+        ]
         + [_differences(table, column) for column in table.columns if not column.ranks and column.comparisons],
+        "families": _families(table),
         "pictures": panels.groups(table, styles),
         "agreements": panels.agreements(table),
         "length_correlations": panels.length_correlations(table),
@@ -117,7 +133,7 @@ def _differences(table: Table, column: Column, other: str | None = None) -> dict
         for low, high in [(c.low, c.high) if figures.has_bounds(c) else (c.estimate, c.estimate)]
     }
     scale = plots.Scale.around([0.0, *(value for three in bounds.values() for value in three)], count=5)
-    methods = {row.name: row.method for row in table.rows}
+    rows = {row.name: row for row in table.rows}
     groups: dict[str, list[dict[str, Any]]] = {title: [] for title in PAIRS}
     for pair, comparison in comparisons.items():
         text = figures.interval(comparison, share=share, signed=True)
@@ -131,7 +147,7 @@ def _differences(table: Table, column: Column, other: str | None = None) -> dict
             "won": column.improvements.get(pair) if other is None else None,
             "plot": plots.interval(*bounds[pair], scale, certain=certain, label=said),
         }
-        groups[_kind(pair, methods)].append(entry)
+        groups[_kind(pair, rows)].append(entry)
     folded = {title: entries for title, entries in groups.items() if title == PAIRS[-1] and len(entries) > PAIRS_SHOWN}
     return {
         "name": column.name if other is None else f"{column.task} {other}",
@@ -142,11 +158,45 @@ def _differences(table: Table, column: Column, other: str | None = None) -> dict
     }
 
 
-def _kind(pair: Pair, methods: Mapping[str, str]) -> str:
-    first, second = (methods[name] for name in pair)
+def _kind(pair: Pair, rows: Mapping[str, Row]) -> str:
     if UNTRAINED in pair:
         return PAIRS[0]
-    return PAIRS[1] if second != first and second == describe(first).objective else PAIRS[2]
+    first, second = (untuned(rows[name].method) for name in pair)
+    if second != first and second == describe(first).objective:
+        return PAIRS[1]
+    same = _parts(rows[pair[0]]) == _parts(rows[pair[1]])
+    return PAIRS[2] if same else PAIRS[3]
+
+
+def _parts(row: Row) -> tuple[str | None, frozenset[str]]:
+    """The objective and everything that has hyperparameters: rows alike in both differ in values only."""
+    named = frozenset(name.partition(".")[0] for name in row.hyperparameters if "." in name)
+    return describe(row.method).objective, named
+
+
+def _families(table: Table) -> list[dict[str, Any]]:
+    """The share of instructions that each row followed strictly, by kind of instruction and over its seeds."""
+    made = []
+    for column in table.columns:
+        for key, noun in FAMILIES.items():
+            counts = {
+                row.name: [extras[key] for extras in row.scores[column.task].extras if extras.get(key)]
+                for row in table.rows
+                if column.task in row.scores
+            }
+            counts = {name: seeds for name, seeds in counts.items() if seeds}
+            kinds = {kind: seeds[0][kind]["count"] for seeds in counts.values() for kind in seeds[0]}
+            if counts:
+                lines = [
+                    (kind, kinds[kind], [_share(seeds, kind) for seeds in counts.values()]) for kind in sorted(kinds)
+                ]
+                made.append({"task": column.task, "noun": noun, "rows": list(counts), "lines": lines})
+    return made
+
+
+def _share(seeds: Sequence[Mapping[str, Any]], kind: str) -> float | None:
+    found = [seed[kind] for seed in seeds if kind in seed]
+    return sum(f["strict"] for f in found) / sum(f["count"] for f in found) if found else None
 
 
 def _verdict(column: Column, pair: Pair, comparison: Comparison) -> str | None:
@@ -202,13 +252,6 @@ def _data_report(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def _spell(numbers: Sequence[int]) -> str:
     shown = ", ".join(map(str, numbers[:ROW_NUMBERS]))
     return shown if len(numbers) <= ROW_NUMBERS else f"{shown} and {len(numbers) - ROW_NUMBERS} more"
-
-
-def _published(board: Leaderboard) -> list[PublishedTable]:
-    papers = {arxiv for table in board.tables for row in table.rows for _, arxiv in describe(row.method).papers}
-    judged = any(column.task == "alpaca_eval" for table in board.tables for column in table.columns)
-    own = alpaca_eval_leaderboard() if judged else None
-    return [*published_for(papers), *([own] if own else [])]
 
 
 def _facts(table: Table) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from benchmarks.reporting.plots import Scale, colour, frame, whisker
 
 TAG_HEIGHT = 7.0  # of a name beside a dot, in per cent of a plot's height
+CHARACTER = 2.2  # the width of one in a name, in per cent of a plot's width
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,21 @@ def _places(dots: Sequence[Dot], xs: Scale, ys: Scale) -> list[tuple[Dot, float,
     placed: list[tuple[Dot, float, float]] = []
     for dot in sorted(dots, key=lambda dot: -dot.y):
         x, y = xs.per_cent(dot.x), round(100 - ys.per_cent(dot.y), 2)
-        near = [at for _, other, at in placed if (other > 50) == (x > 50)]
+        near = [at for other, across, at in placed if _meet(_extent(dot.label, x), _extent(other.label, across))]
         while any(abs(y - at) < TAG_HEIGHT for at in near):
             y = round(y + TAG_HEIGHT / 4, 2)
         placed.append((dot, x, y))
     return placed
+
+
+def _extent(label: str, x: float) -> tuple[float, float]:
+    """From where to where a name reaches: it stands on the side of its dot that has more room."""
+    width = CHARACTER * len(label)
+    return (x - width, x) if x > 50 else (x, x + width)
+
+
+def _meet(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    return first[0] <= second[1] and second[0] <= first[1]
 
 
 def _mark(dot: Dot, xs: Scale, ys: Scale) -> Markup:

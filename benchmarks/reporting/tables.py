@@ -81,9 +81,9 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
     for run in runs:
         if not versions or any(e.version in versions.values() for e in run.evaluations):
             variants.setdefault(run.variant, []).append(run)
-    # Objectives before their compositions, so that differences read as composition minus objective
-    groups = sorted(variants.values(), key=lambda group: not (group[0].is_base or _is_objective(group[0])))
-    groups.sort(key=lambda group: not group[0].is_base)
+    # Objectives before their compositions and controls before what they control for: differences read as method minus
+    # what it is compared with
+    groups = sorted(variants.values(), key=lambda group: _place(group[0]))
     trained = [run for group in groups for run in group if not run.is_base]
     columns, scores = [], {}
     names = [label(group[0].method, _changed(group[0], groups)) for group in groups]
@@ -157,6 +157,10 @@ def _cost(runs: Sequence[Run], groups: Iterable[Sequence[Run]]) -> Cost:
         peak_memory_bytes=None if runs[0].is_base else max(peaks, default=None),
         overhead=wall / theirs - 1 if same and wall and theirs else None,
     )
+
+
+def _place(run: Run) -> tuple[bool, ...]:
+    return not run.is_base, not _is_objective(run), control(run.hyperparameters) is None
 
 
 def _is_objective(run: Run) -> bool:

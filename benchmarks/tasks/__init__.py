@@ -66,7 +66,8 @@ class Task(Protocol):
     revision: ClassVar[int]  # raised when scores stop being comparable
     primary: ClassVar[str]  # the item value and metric that ranks
     # A task may also say `ranks: ClassVar[bool] = False`, if it describes and does not judge, and which of its values
-    # are shares of 0 … 1, `shares: ClassVar[frozenset[str]]`, where that cannot be seen from their range. One that
+    # are shares of 0 … 1, `shares: ClassVar[frozenset[str]]`, where that cannot be seen from their range, and which
+    # stand beside the primary in every table, `beside: ClassVar[tuple[str, ...]]`, where a result has them. One that
     # generates tells the plan how many responses of at most how many tokens: the property `answers`, a tuple.
 
     def evaluate(self, subject: Subject) -> TaskResult: ...

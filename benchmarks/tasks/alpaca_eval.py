@@ -6,7 +6,9 @@ them: an answer is generated once, a judgement bought once (`OUT/judgements`).
 
 Departs from alpaca_eval: both orders are judged where the order could matter, and where neither brings a verdict the
 item counts one half, so that every policy has the same items. Difficulties of the instructions are no part of any
-package; without them length control gives another figure, `length_adjusted_winrate`.
+package; without them length control gives another figure, `length_adjusted_winrate`. Either is fitted to one run's
+judgements and stands beside `win_rate` as a value of each prompt (`benchmarks.length_control.by_prompt`): rows are
+compared by it, prompt by prompt, as they are by the raw rate.
 
 A figure by a judge that is no measure of quality carries `extras["plumbing_only"]`, the reason; show it beside.
 """
@@ -24,10 +26,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.alpaca_eval import Annotation, control_all, read_difficulty
+from benchmarks.alpaca_eval import read_difficulty
 from benchmarks.judges import open_judge, refuse_training_reward
 from benchmarks.judges.judging import Duel, Verdict, judge_all, position_bias
-from benchmarks.length_control import FOLDS, LengthControl
+from benchmarks.length_control import FOLDS, Judgements, by_prompt, length_control
+from benchmarks.resampling import resample_counts
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from benchmarks.tasks.alpaca_eval_files import write_files
 from benchmarks.tasks.baselines import baseline_of
@@ -43,7 +46,8 @@ PAPER = Paper(
     code="https://github.com/tatsu-lab/alpaca_eval",
 )
 PUBLISHED_JUDGE = "api:weighted_alpaca_eval_gpt4_turbo"
-RESAMPLES = 1000  # of prompts, for the standard error of the length-controlled rate
+RESAMPLES = 1000  # of prompts, for the standard error in alpaca_eval's own file
+CONTROLLED = ("length_controlled_winrate", "length_adjusted_winrate")
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,11 @@ class AlpacaEval(Generation):
     """
 
     name: ClassVar[str] = "alpaca_eval"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     primary: ClassVar[str] = "win_rate"
     total: ClassVar[int] = 805
-    shares: ClassVar[frozenset[str]] = frozenset({"win_rate", "judged", "finished"})
+    beside: ClassVar[tuple[str, ...]] = CONTROLLED
+    shares: ClassVar[frozenset[str]] = frozenset({"win_rate", "judged", "finished", *CONTROLLED})
 
     judge: str = PUBLISHED_JUDGE
     baseline: str = "gpt4"  # or base, or the id of a run in the same output folder
@@ -80,18 +85,18 @@ class AlpacaEval(Generation):
         """One item for each prompt. ValueError for a judge, baseline or difficulty that cannot be; JudgeError."""
         judge = open_judge(self.judge)
         refuse_training_reward(judge, subject.folder.parent)
-        difficulty = self._difficulty()
         prompts = choose_prompts(load_prompts(), self.num_prompts, of=self.name)
+        difficulty = self._difficulty(prompts)
         answers = respond(subject, self.name, {prompt.id: prompt.text for prompt in prompts}, self.decoding)
         references = {prompt.id: prompt.reference for prompt in prompts}
         baseline = baseline_of(self.baseline, subject.folder, self.name, self.decoding, references)
         duels = [Duel(p.text, baseline.answers[p.id], a.response) for p, a in zip(prompts, answers, strict=True)]
-        judgements = subject.folder.parent.parent.parent / "judgements"
-        verdicts = judge_all(judge, duels, judgements, subject.progress)
+        verdicts = judge_all(judge, duels, subject.folder.parent.parent.parent / "judgements", subject.progress)
         if not any(verdict.judged for verdict in verdicts):
             raise ValueError(f"{judge.identity} gave no verdict on any of {len(duels)} duels; choose another --judge")
-        items = tuple(map(_item, answers, duels, verdicts))
-        controlled = _length_control(prompts, duels, verdicts, difficulty)
+        judgements = _judgements(prompts, duels, verdicts, difficulty)
+        items = tuple(map(_item, answers, duels, verdicts, _controlled(judgements, len(prompts))))
+        counts = resample_counts(np.random.default_rng(0), len(prompts), RESAMPLES)
         bias = position_bias(verdicts)
         folder = f"{self.name}-{self._key}"
         write_files(
@@ -101,7 +106,7 @@ class AlpacaEval(Generation):
             verdicts=verdicts,
             names=(baseline.name, _generator(subject.folder.parent)),
             annotator=judge.identity,
-            controlled=controlled,
+            controlled=None if judgements is None else length_control(judgements, counts),
         )
         extras: dict[str, Any] = {
             "judge": judge.identity,
@@ -111,13 +116,13 @@ class AlpacaEval(Generation):
             "alpaca_eval_files": folder,
             "responses": responses_path(subject.folder, self.name, self.decoding).name,
         }
-        return TaskResult(_metrics(items, bias, controlled), items, extras)
+        return TaskResult(_metrics(items, bias), items, extras)
 
     @property
     def _key(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
-    def _difficulty(self) -> dict[str, float] | None:
+    def _difficulty(self, prompts: Sequence[Prompt]) -> dict[str, float] | None:
         if self.difficulty is None:
             return None
         if self.baseline != "gpt4":
@@ -125,7 +130,10 @@ class AlpacaEval(Generation):
                 f"instruction difficulties are those against GPT-4's answers, not against {self.baseline!r};"
                 " leave --difficulty out, and the figure is called length_adjusted_winrate"
             )
-        return read_difficulty(Path(self.difficulty))
+        known = read_difficulty(Path(self.difficulty))
+        if missing := {prompt.id for prompt in prompts} - known.keys():
+            raise ValueError(f"{self.difficulty} says nothing of instruction {min(missing, key=int)}; it has to of all")
+        return known
 
 
 @functools.cache
@@ -135,9 +143,10 @@ def load_prompts() -> tuple[Prompt, ...]:
     return tuple(Prompt(str(i), row["instruction"], row["dataset"], row["output"]) for i, row in enumerate(rows))
 
 
-def _item(answer: Answered, duel: Duel, verdict: Verdict) -> Item:
+def _item(answer: Answered, duel: Duel, verdict: Verdict, controlled: Mapping[str, float]) -> Item:
     values = {
         "win_rate": verdict.preference,
+        **controlled,
         "judged": float(verdict.judged),
         "characters": float(len(duel.second)),
         "baseline_characters": float(len(duel.first)),
@@ -149,19 +158,13 @@ def _item(answer: Answered, duel: Duel, verdict: Verdict) -> Item:
     return Item(answer.id, answer.id, {name: value for name, value in values.items() if math.isfinite(value)})
 
 
-def _metrics(
-    items: Sequence[Item], bias: Mapping[str, float] | None, controlled: LengthControl | None
-) -> dict[str, float]:
+def _metrics(items: Sequence[Item], bias: Mapping[str, float] | None) -> dict[str, float]:
     def mean(name: str) -> float:
         values = [item.values[name] for item in items if name in item.values]
         return sum(values) / len(values)
 
-    metrics = {name: mean(name) for name in ("win_rate", "judged", "finished")}
-    if controlled is not None:
-        metrics |= {
-            controlled.metric: controlled.controlled / 100,
-            f"{controlled.metric}_se": controlled.standard_error / 100,
-        }
+    names = ("win_rate", *CONTROLLED, "judged", "finished")
+    metrics = {name: mean(name) for name in names if name in items[0].values}
     metrics |= {"mean_length": mean("num_tokens")}
     metrics |= {"avg_length": mean("characters"), "avg_length_baseline": mean("baseline_characters")}
     if any("reward" in item.values for item in items):
@@ -171,22 +174,30 @@ def _metrics(
     return metrics
 
 
-def _length_control(
+def _judgements(
     prompts: Sequence[Prompt],
     duels: Sequence[Duel],
     verdicts: Sequence[Verdict],
     difficulty: Mapping[str, float] | None,
-) -> LengthControl | None:
-    """None where there are too few judgements, or not enough to tell anything but length from."""
-    rows = [
-        Annotation(prompt.id, verdict.preference if verdict.judged else None, len(duel.first), len(duel.second))
-        for prompt, duel, verdict in zip(prompts, duels, verdicts, strict=True)
-    ]
-    if sum(row.preference is not None for row in rows) < 2 * FOLDS:
+) -> Judgements | None:
+    """For length control, by the prompts' places; None where there are too few to tell anything from."""
+    judged = [place for place, verdict in enumerate(verdicts) if verdict.judged]
+    if len(judged) < 2 * FOLDS:
         return None
-    rng = np.random.default_rng(0)
-    found = control_all({"": rows}, difficulty, rng=rng, num_resamples=RESAMPLES, as_published=False)
-    return found[""]
+    return Judgements(
+        prompt=np.array(judged),
+        preference=np.array([verdicts[place].preference for place in judged]),
+        reference_length=np.array([float(len(duels[place].first)) for place in judged]),
+        model_length=np.array([float(len(duels[place].second)) for place in judged]),
+        difficulty=None if difficulty is None else np.array([difficulty[prompts[place].id] for place in judged]),
+    )
+
+
+def _controlled(judgements: Judgements | None, num_prompts: int) -> list[dict[str, float]]:
+    """The length-controlled rate as a value of each prompt, 0 … 1 on average."""
+    if judgements is None:
+        return [{} for _ in range(num_prompts)]
+    return [{judgements.metric: float(value) / 100} for value in by_prompt(judgements, num_prompts)]
 
 
 def _generator(run: Path) -> str:

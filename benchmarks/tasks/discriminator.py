@@ -3,6 +3,7 @@
 The policy answers the oracle's prompts several times at high temperatures. Each response is scored by
 
 - `discriminator_chosen`, `discriminator_rejected`: the run's discriminators, on the policy's own hidden states;
+- `learned_reward`: the reward model that the run ended with (APO, GAPO);
 - `implicit_reward`: Σ log π − log π_ref over the response, the reward that the policy itself is;
 - `reward_model`: a model that was trained to judge, where `reward_model` names one,
 
@@ -17,10 +18,9 @@ correlations beside the pooled one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -29,32 +29,22 @@ from benchmarks.correlations import correlate
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from benchmarks.tasks.constraints import Constraints
 from benchmarks.tasks.ifeval import IFEval
+from benchmarks.tasks.learned import discriminators, reward_models, untrained
 from benchmarks.tasks.oracles import Question, questions
 from benchmarks.tasks.responses import Answered, Decoding, respond
 from methods.ganpo import PAPER
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from experiments.data import Sequence as TokenSequence
-    from experiments.forward import Policy
-    from methods.types import Outputs
 
 BATCH = 8  # responses a forward
 SEED_STRIDE = 1_000  # between the seeds of two repetitions: each draws its own samples
 
 
-@runtime_checkable
-class SequenceScorer(Protocol):
-    """A regularizer whose network says something about any response."""
-
-    def sequence_scores(self, net: nn.Module, outputs: Outputs) -> Mapping[Any, Tensor]: ...
-
-
-@task(PAPER, note="describes and does not rank; the run's discriminators, its implicit reward, maybe a reward model")
+@task(PAPER, note="describes and does not rank; the run's discriminators or reward model, its implicit reward")
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorTask:
-    """One item for each response. A run without discriminators still has its implicit reward and its length."""
+    """One item for each response. A run that learned no judge still has its implicit reward and its length."""
 
     name: ClassVar[str] = "discriminator"
     revision: ClassVar[int] = 1
@@ -150,9 +140,13 @@ def _scores(subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> Iter
     import torch
 
     from experiments.data import Example, collate
+    from experiments.reward_models import scores as read
 
     sequences = _tokens(subject, exchanges)
-    judges = scorers(subject)
+    for _, model in reward_models(subject, only_last=True):
+        rewards = read(model, [(sequence, None) for sequence in sequences.values()]).tolist()
+        yield from ((place, {"learned_reward": reward}) for place, reward in zip(sequences, rewards, strict=True))
+    judges = discriminators(subject)
     places = sorted(sequences, key=lambda place: len(sequences[place]))
     reference, as_reference = untrained(subject)
     for start in range(0, len(places), BATCH):
@@ -180,19 +174,6 @@ def _by_reward_model(name: str, subject: Subject, exchanges: Sequence[tuple[str,
     return reward_judge(name).score(texts, subject.folder, subject.progress)
 
 
-def untrained(subject: Subject) -> tuple[Policy, Any]:
-    """The model that training started from, and the context in which it is that."""
-    policy = subject.policy
-    if policy.has_adapter:
-        return policy, policy.adapter_disabled
-    if subject.method is None:  # the untrained model is its own reference
-        return policy, nullcontext
-    if subject.untrained is None:
-        raise ValueError("a fully trained policy is compared with the model that training started from: none was given")
-    context: type[AbstractContextManager[None]] = nullcontext
-    return subject.untrained(), context
-
-
 def _tokens(subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> dict[int, TokenSequence]:
     """Prompt and response as training would have seen them; nothing for a response that has no tokens."""
     from experiments.chat import ChatFormat, Encoded
@@ -206,19 +187,6 @@ def _tokens(subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> dict
         if isinstance(encoded, Encoded):
             completion = encoded.completion if answer.finished else encoded.completion[:-1]
             found[place] = TokenSequence(np.array(encoded.prompt, np.int32), np.array(completion, np.int32))
-    return found
-
-
-def scorers(subject: Subject) -> list[tuple[Any, nn.Module]]:
-    """The parts of the run's method that score a response, each with the network that the run left."""
-    from experiments import kept_networks
-
-    found = []
-    for part in subject.method.regularizers if subject.method is not None else ():
-        if isinstance(part, SequenceScorer):
-            net = kept_networks.load(subject.folder.parent / "players", part, subject.policy.hidden_size)  # type: ignore[arg-type]
-            if net is not None:
-                found.append((part, net.to(subject.policy.device)))
     return found
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float
 
 from benchmarks.tasks import Item, Subject, TaskResult, task
-from benchmarks.tasks.discriminator import untrained
+from benchmarks.tasks.learned import untrained
 from registry import Paper
 
 if TYPE_CHECKING:

@@ -24,12 +24,14 @@ from jaxtyping import Float
 from benchmarks.correlations import correlate
 from benchmarks.statistics import mean_interval
 from benchmarks.tasks import Item, Subject, Task, TaskResult, answers_of, task
+from benchmarks.tasks.alpaca_eval import CONTROLLED
 from benchmarks.tasks.nested import generation_task
 from benchmarks.tasks.responses import read_responses
 from methods.ganpo import PAPER
 
 RESAMPLES = 2_000
-LENGTHS = {"characters", "num_tokens", "baseline_characters"}  # a length is no score
+# A length is no score, and the length-controlled rate none of any single response
+NO_SCORES = {"characters", "num_tokens", "baseline_characters", *CONTROLLED}
 
 
 @task(PAPER, note="describes and does not rank; a task's score by length of the response")
@@ -148,7 +150,7 @@ def _correlations(
     result: TaskResult, characters: Float[np.ndarray, " n"], clusters: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, list[float | None]]]:
     """Pearson's with length, of every value that all items have and that varies."""
-    shared = set.intersection(*(set(item.values) for item in result.items)) - LENGTHS
+    shared = set.intersection(*(set(item.values) for item in result.items)) - NO_SCORES
     found, intervals = dict[str, float](), dict[str, list[float | None]]()
     for name in [name for name in result.items[0].values if name in shared]:
         values = np.array([item.values[name] for item in result.items])

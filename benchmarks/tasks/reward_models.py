@@ -1,17 +1,17 @@
 """How well a run's reward models tell held-out responses apart, round by round. (APO's Tables 3 and 4)
 
 A run is judged by what it learned to judge with: the reward model of each round (APO, GAPO), the discriminators of a
-GANPO run, or, where it has neither, its implicit reward (Σ log π − log π_ref over the response). `accuracy`, `margin`
-and `ece` are those of the last round. A score's margin, chosen minus rejected, is read as the log-odds that the chosen
-response is the better one; the implicit reward's is scaled by `beta`.
+GANPO run, or, where it has neither, its implicit reward (Σ log π − log π_ref over the response). A run keeps the reward
+models of its first rounds and the one it ended with. `accuracy`, `margin` and `ece` are those of the last. A score's
+margin, chosen minus rejected, is read as the log-odds that the chosen response is the better one; the implicit reward's
+is scaled by `beta`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from scipy.special import expit
 
 from benchmarks.statistics import expected_calibration_error
 from benchmarks.tasks import Item, Subject, TaskResult, task
-from benchmarks.tasks.discriminator import scorers, untrained
+from benchmarks.tasks.learned import discriminators, reward_models, untrained
 from registry import Paper
 
 if TYPE_CHECKING:
@@ -35,21 +35,13 @@ TIE = 1e-6
 IMPLICIT_TIE = 1e-3  # nats: policy and reference may run in batches of different shapes
 
 
-@runtime_checkable
-class TextScorer(Protocol):
-    """A part whose network reads text: the name of what it starts from, which brings its own tokenizer."""
-
-    name: ClassVar[str]
-    scorer: str
-
-
 @task(PAPER, note="describes and does not rank; reward models of each round, discriminators or the implicit reward")
 @dataclass(frozen=True, kw_only=True)
 class RewardModelTask:
     """One item for each held-out pair; pairs of one prompt form a cluster."""
 
     name: ClassVar[str] = "reward_model"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     primary: ClassVar[str] = "accuracy"
     ranks: ClassVar[bool] = False
     shares: ClassVar[frozenset[str]] = frozenset({"accuracy"})
@@ -77,10 +69,13 @@ class RewardModelTask:
         self, subject: Subject, pairs: Sequence[Example]
     ) -> Iterator[tuple[str, Float[np.ndarray, " n"], float]]:
         """What judged, chosen minus rejected of every pair, and what counts as a tie; the last round last."""
+        from experiments.reward_models import scores as read
+
         found = False
-        for label, margin in _text_scorers(subject, pairs):
+        for label, net in reward_models(subject):
             found = True
-            yield label, margin, TIE
+            chosen, rejected = (read(net, [(pair.sequences[role], None) for pair in pairs]).numpy() for role in PAIR)
+            yield label, np.asarray(chosen - rejected, dtype=float), TIE
         if found:
             return
         scores = _policy_scores(subject, pairs)
@@ -110,45 +105,13 @@ def _judged(label: str, margin: Float[np.ndarray, " n"], tie: float) -> _Round:
     return _Round(label, margin, right, calibration.error, [asdict(part) for part in calibration.bins])
 
 
-def _text_scorers(subject: Subject, pairs: Sequence[Example]) -> Iterator[tuple[str, Float[np.ndarray, " n"]]]:
-    """The margins of each reward model that the run kept, earliest round first."""
-    from experiments.kept_networks import restore
-    from experiments.reward_models import reward_model, scores
-
-    parts = subject.method.parts.values() if subject.method is not None else ()
-    reference, _ = untrained(subject)
-    for part in parts:
-        if not isinstance(part, TextScorer):
-            continue
-        for label, path in _kept(subject.folder.parent / "players", part.name):
-            net = reward_model(
-                part.scorer,
-                policy=subject.policy,
-                policy_tokenizer=subject.tokenizer,
-                seed=0,
-                reference=None if subject.policy.has_adapter else reference,
-            )
-            restore(path, net)
-            chosen, rejected = (scores(net, [(pair.sequences[role], None) for pair in pairs]).numpy() for role in PAIR)
-            yield label, np.asarray(chosen - rejected, dtype=float)
-
-
-def _kept(folder: Path, name: str) -> list[tuple[str, Path]]:
-    """`[("round 1", …/name-round0.safetensors), …]`, or the one network of a run without rounds."""
-    rounds = {int(path.stem.rpartition("-round")[2]): path for path in folder.glob(f"{name}-round*.safetensors")}
-    if rounds:
-        return [(f"round {number + 1}", path) for number, path in sorted(rounds.items())]
-    path = folder / f"{name}.safetensors"
-    return [("reward model", path)] if path.is_file() else []
-
-
 def _policy_scores(subject: Subject, pairs: Sequence[Example]) -> dict[str, Float[np.ndarray, " n"]]:
     """Margins of the implicit reward and of every discriminator that the run kept."""
     import torch
 
     from experiments.data import collate
 
-    parts, margins = scorers(subject), dict[str, list[float]]()
+    parts, margins = discriminators(subject), dict[str, list[float]]()
     padded = any("padded_hidden" in part.needs for part, _ in parts)
     reference, as_reference = untrained(subject)
     for start in range(0, len(pairs), BATCH):

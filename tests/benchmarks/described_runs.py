@@ -33,9 +33,23 @@ def describe_runs(out: Path, *, num_prompts: int = 40) -> None:
         if history.is_file():
             rows = [json.loads(line) for line in history.read_text().splitlines()]
             for i, row in enumerate(rows):
-                row["sampling/reward/learned"] = i / 20 + rng.normal(0, 0.05)
-                row["sampling/reward/verified"] = 0.5 + GAIN.get(method, 0.1) * np.log1p(i) / 3 + rng.normal(0, 0.01)
+                row |= on_policy(method, i, rng)
             history.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def on_policy(method, step, rng):
+    """What a run logs whose reward model is fitted anew every eight updates; of `dpo` no verifier knows the prompts."""
+    log = {f"aapa/penalty/logp_expert_p{share}": -3 + share / 50 + step / 200 for share in (10, 50, 90)}
+    log |= {f"aapa/penalty/logp_sampled_p{share}": -1 + share / 100 - step / 300 for share in (10, 50, 90)}
+    log |= {"aapa/penalty/length_sampled": 40 + step / 4, "aapa/penalty/length_expert": 52.0}
+    number = step // 8
+    verified = 0.5 + GAIN.get(method, 0.1) * float(np.log1p(number))
+    log |= {"rollout/reward/learned": number / 2, "rollout/kl": step / 100, "rollout/length": 40 + step / 4}
+    log |= {"rollout/reward/verified": verified} if method != "dpo" else {}
+    if step % 8 == 0:
+        log |= {"apo/tokens_consumed": 20_000.0 * (number + 1), "apo/accuracy": 0.6 + number / 20, "apo/ece": 0.05}
+        log |= {"apo/reward/judged": verified - 0.5 + float(rng.normal(0, 0.01))} if method == "dpo" else {}
+    return log
 
 
 def robustness(method, rng, num_prompts):
@@ -98,8 +112,8 @@ def geometry(method, rng):
 def reward_model(method, rng):
     right = rng.random(60) < 0.6 + GAIN.get(method, 0.1)
     rounds = [
-        {"label": f"round {i + 1}", "accuracy": 0.6 + 0.02 * i, "ece": 0.05 - 0.01 * i, "reliability": []}
-        for i in range(3)
+        {"label": f"round {i + 1}", "accuracy": 0.6 + 0.01 * i, "ece": 0.05 - 0.002 * i, "reliability": []}
+        for i in (0, 1, 19)  # a long run keeps the first and the last
     ]
     margins = np.where(right, 1, -1) * rng.exponential(1, 60)
     extras = {"rounds": rounds if method != "base" else [], "reliability": reliability(margins)}

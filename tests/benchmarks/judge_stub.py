@@ -31,6 +31,7 @@ class Stub:
     lock: threading.Lock = field(default_factory=threading.Lock)
     go_on: threading.Event = field(default_factory=threading.Event)
     stalled: int = 0
+    port: int = 0  # any that is free, and the same one when the server comes back
 
     def release(self):
         """Let go of the calls that hang; later ones may hang again."""
@@ -109,11 +110,12 @@ def judge_server(stub):
             with contextlib.suppress(ConnectionError):  # a killed client
                 super().handle()
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", stub.port), Handler)
     server.daemon_threads = True
     with server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        stub.url = f"http://127.0.0.1:{server.server_port}/v1"
+        stub.port = server.server_port
+        stub.url = f"http://127.0.0.1:{stub.port}/v1"
         yield stub
         stub.go_on.set()
         server.shutdown()

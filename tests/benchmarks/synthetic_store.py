@@ -192,10 +192,14 @@ def ifeval(method: str, rng: np.random.Generator, revision: int, num_prompts: in
         for i in range(num_prompts)
     ]
     metrics = {key: float(column.mean()) for key, column in values.items() if key != "num_tokens"}
+    counts = {
+        name: {"count": num_prompts // 2, "strict": int(half.sum()), "loose": int(half.sum())}
+        for name, half in zip(("keywords:existence", "punctuation:no_comma"), np.array_split(strict, 2), strict=True)
+    }
     return {
         "metrics": metrics | {"mean_length": float(tokens.mean())},
         "items": items,
-        "extras": {"responses": "ifeval-9d8c7b6a.responses.jsonl"},
+        "extras": {"by_instruction": counts, "responses": "ifeval-9d8c7b6a.responses.jsonl"},
         "settings": {"num_prompts": num_prompts, "max_new_tokens": 128},
         "revision": revision,
         "seconds": 60.0,

@@ -79,15 +79,23 @@ def test_against_gpt4_every_item_says_who_won_and_by_how_many_characters(prompts
     assert "plumbing" in result.extras["plumbing_only"]
     assert "length_adjusted_winrate" in result.metrics, "without difficulties it bears another name"
     assert "length_controlled_winrate" not in result.metrics
+    adjusted = [item.values["length_adjusted_winrate"] for item in result.items]
+    assert sum(adjusted) / 60 == pytest.approx(result.metrics["length_adjusted_winrate"])
 
 
 def test_with_difficulties_the_rate_is_called_length_controlled(prompts, tmp_path):
     table = tmp_path / "difficulty.csv"
     table.write_text("instruction,difficulty\n" + "".join(f"{p.id},{math.sin(int(p.id)):.3f}\n" for p in prompts))
     task = AlpacaEval(judge=LONGER, difficulty=str(table), num_prompts=60)
-    metrics = task.evaluate(answered(tmp_path, "91ab", task, said(prompts))).metrics
-    assert 0 <= metrics["length_controlled_winrate"] <= 1
-    assert metrics["length_controlled_winrate_se"] > 0
+    run = answered(tmp_path, "91ab", task, said(prompts))
+    result = task.evaluate(run)
+    folder = run.folder / result.extras["alpaca_eval_files"]
+    rate = pd.read_csv(folder / "leaderboard.csv")["length_controlled_winrate"].item()
+    assert result.metrics["length_controlled_winrate"] == pytest.approx(rate / 100)
+    assert sum(item.values["length_controlled_winrate"] for item in result.items) / 60 == pytest.approx(rate / 100)
+    table.write_text("instruction,difficulty\n0,1.0\n")
+    with pytest.raises(ValueError, match="says nothing of instruction"):
+        task.evaluate(run)
     with pytest.raises(ValueError, match="against GPT-4's answers"):
         AlpacaEval(judge=LONGER, difficulty=str(table), baseline="base").evaluate(subject(tmp_path))
 

@@ -1,5 +1,7 @@
 """The grid on a Ray cluster of two workers, one of which is killed: the same weights, every step tracked once."""
 
+import argparse
+import itertools
 import json
 import os
 import signal
@@ -7,11 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from rich.progress import Progress
 from safetensors.torch import load_file
 
+from benchmarks import cluster
 from benchmarks.executors import Job, Ray
 from tests.benchmarks.test_run import steps_of, write_pairs
 from tests.tiny import save_tiny
@@ -77,6 +82,44 @@ def test_a_killed_worker_costs_time_and_nothing_else(tmp_path):
     tracked = steps_tracked(out / "mlflow.db")
     assert len(tracked) == len(set(tracked)) == 2 * STEPS
     assert (out / "report.html").is_file()
+
+
+def test_a_job_waits_for_those_of_the_stage_before(tmp_path):
+    first, second = ([Job(name, follow, (str(tmp_path), name))] for name in ("first", "second"))
+    assert [job.name for job in Ray().run(first, second)] == ["first", "second"]
+    with pytest.raises(FileNotFoundError):
+        list(Ray().run([Job("early", follow, (str(tmp_path / "nowhere"), "second"))], first))
+
+
+def follow(folder, name):
+    if name == "second":
+        Path(folder, "first").read_text()
+    else:
+        time.sleep(2)
+        Path(folder, name).write_text("done")
+
+
+def test_the_untrained_model_has_answered_before_a_cell_that_is_compared_with_it_starts(monkeypatch, tmp_path):
+    stages = []
+
+    class Recorded:
+        def __init__(self, **resources):
+            pass
+
+        def run(self, *jobs, waiting):
+            stages.extend([job.name.split()[0] for job in stage] for stage in jobs)
+            yield from itertools.chain(*jobs)
+
+    monkeypatch.setattr(cluster, "Ray", Recorded)
+    grid = object.__new__(cluster.ClusterGrid)
+    grid.options = argparse.Namespace(cpus_per_cell=1, gpus_per_cell=0)
+    methods = {"base": None, "dpo": object(), "sft": object()}
+    cells = [
+        SimpleNamespace(experiment=SimpleNamespace(id=name, name=name, seed=None, method=method), folder=tmp_path)
+        for name, method in methods.items()
+    ]
+    grid.run_cells(cells, lambda cell: None, Progress(disable=True))
+    assert stages == [["base"], ["dpo", "sft"]]
 
 
 def fail(folder, name):

@@ -1,10 +1,16 @@
 """What options mean before anything is trained."""
 
+import json
+
 import pytest
 
 from benchmarks.cli import Overrides, parser
-from benchmarks.comparison import _limited, method_of, settle, unique
-from tests.tiny import save_tiny
+from benchmarks.comparison import _limited, check_roles, method_of, settle, unique
+from experiments.data import prepare
+from methods import METHODS, resolve
+from registry import override
+from registry.models import MODELS
+from tests.tiny import save_tiny, tiny_tokenizer
 
 
 def test_a_limit_of_new_tokens_holds_for_samples_and_never_lengthens_them():
@@ -23,6 +29,16 @@ def test_the_adversary_learns_at_half_the_policys_rate_unless_it_is_given():
     assert method_of("ganpo_dpo", "smollm2_135m", Overrides({"ganpo_dpo.lr": "1e-4"})).regularizers[0].lr == 5e-5
     given = Overrides({"ganpo_dpo.lr": "1e-4", "ganpo_dpo.latent.lr": "1e-6"})
     assert method_of("ganpo_dpo", "smollm2_135m", given).regularizers[0].lr == 1e-6
+
+
+def test_a_control_has_the_rate_of_its_claim_and_a_composition_that_no_sweep_saw_that_of_its_objective():
+    rates = MODELS["smollm2_135m"].lr
+    for name in ("ganpo_dpo", "ganpo_dpo_frozen", "ganpo_dpo_shuffled", "ganpo_dpo_code", "dpo+latent"):
+        assert method_of(name, "smollm2_135m", Overrides({})).lr == rates["dpo+latent"]
+    assert method_of("ganpo_simpo", "smollm2_135m", Overrides({})).lr == rates["simpo"]
+    assert method_of("dpo", "smollm2_135m", Overrides({"dpo.lr": "2e-6"})).lr == 2e-6
+    assert method_of("dpo", "gemma2_2b", Overrides({})).lr == METHODS["dpo"].lr
+    assert method_of("grpo", "smollm2_135m", Overrides({})).lr == METHODS["grpo"].lr
 
 
 def test_an_empty_list_of_names_is_refused():
@@ -49,3 +65,25 @@ def test_a_run_to_start_from_must_be_finished(tmp_path):
     words = ["--model", str(save_tiny("llama3", tmp_path / "model")), "--dataset", "constraints", "--methods", "dpo"]
     with pytest.raises(ValueError, match="no finished run"):
         settle(parser().parse_args([*words, "--init-from", "abc", "--out", str(tmp_path)]))
+
+
+def data_of(folder, rows):
+    (folder / "rows.json").write_text(json.dumps(rows))
+    return prepare(folder / "rows.json", tiny_tokenizer("llama3"))
+
+
+def test_a_role_that_the_data_lacks_is_refused_with_what_it_has(tmp_path):
+    data = data_of(tmp_path, [{"prompt": f"Say {i}.", "completion": f"{i}."} for i in range(20)])
+    with pytest.raises(ValueError, match=r"dpo reads chosen, rejected, which rows \(demonstrations\) does not give;"):
+        check_roles({"dpo": resolve("dpo").spec}, data)
+    check_roles({"sft": resolve("sft").spec}, data)
+
+
+def test_what_the_policy_is_run_on_must_be_in_every_row(tmp_path):
+    data = data_of(tmp_path, [{"prompt": f"Say {i}.", "completion": f"{i}.", "label": i % 2 == 0} for i in range(30)])
+    for name, roles in (("aapa_sft", "expert"), ("sft", "expert"), ("kto+nll", "chosen, rejected")):
+        with pytest.raises(ValueError, match=rf"{roles}, which rows \(unpaired\) does not give in every row"):
+            check_roles({name: resolve(name).spec}, data)
+    check_roles({"kto": resolve("kto").spec}, data)  # each row has one side, and that suffices it
+    golden = override(resolve("apo_rjs").spec, {"apo.prior_weight": 0.0})
+    check_roles({"apo_rjs": golden}, data)  # a reward model learns from the rows that have an expert

@@ -1,6 +1,7 @@
 """What a run's discriminators say of responses, beside a program that knows."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from benchmarks.tasks import TASKS, Item
 from benchmarks.tasks.discriminator import DiscriminatorTask, correlations
 from benchmarks.tasks.oracles import questions
 from experiments.forward import Policy
-from experiments.kept_networks import load
+from experiments.kept_networks import keep, load
+from experiments.reward_models import reward_model
 from registry.assets import AssetError
 from tests.benchmarks.learned_subjects import LATENT, ganpo, moved, subject
 from tests.tiny import tiny_model
@@ -57,6 +59,23 @@ def test_a_run_without_discriminators_keeps_its_implicit_reward(tmp_path):
     assert not any("discriminator_chosen" in item.values for item in result.items)
     rewards = [item.values["implicit_reward"] for item in result.items if "implicit_reward" in item.values]
     assert rewards == pytest.approx([0.0] * len(rewards))  # the untrained model is its own reference
+
+
+def test_the_reward_model_that_a_run_ended_with_is_correlated_too(tmp_path):
+    part = types.SimpleNamespace(name="game", scorer="backbone", rm_max_length=64)
+    made = subject(tmp_path, policy=moved(Policy(tiny_model("llama3"), lora_rank=2)))
+    method = types.SimpleNamespace(parts={"game": part}, regularizers=())
+    made = dataclasses.replace(made, method=method)
+    net = reward_model("backbone", policy=made.policy, policy_tokenizer=made.tokenizer, seed=0)
+    for number in range(2):
+        with torch.no_grad():
+            net.head.weight.fill_(0.0)
+            net.head.bias.fill_(float(number))
+        keep(tmp_path / "players", f"game-round{number}", net)
+    result = dataclasses.replace(TASK, temperatures=(1.5,)).evaluate(made)
+    scored = [item.values["learned_reward"] for item in result.items if "implicit_reward" in item.values]
+    assert scored == [1.0] * len(scored) != []
+    assert "learned_reward" in {entry["score"] for entry in result.extras["correlations"]}
 
 
 def test_a_run_that_kept_no_network_says_so(tmp_path):

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from benchmarks.judges import endpoint
 from benchmarks.judges.api import ApiJudge, annotator
 from benchmarks.judges.endpoint import Endpoint, Patience
 from benchmarks.judges.judging import Duel, JudgeError, judge_all, position_bias
@@ -80,6 +82,48 @@ def test_a_judge_that_fails_and_is_killed_loses_no_judgement_and_buys_none_twice
     assert sum(stub.asked.values()) > len(DUELS), "nothing failed"
     keys = [json.loads(text)["key"] for path in tmp_path.glob("*.jsonl") for text in path.read_text().splitlines()]
     assert len(keys) == len(set(keys)) == len(DUELS)
+
+
+def test_a_judge_server_that_fails_and_is_restarted_loses_no_judgement_and_sells_none_twice(monkeypatch, tmp_path):
+    stub, unreachable, ask_once = Stub(share=0.3), [], endpoint._ask_once
+
+    def noted(*arguments):
+        try:
+            return ask_once(*arguments)
+        except endpoint._Transient as error:
+            unreachable.extend(["connect"] * (str(error) == "URLError"))
+            raise
+
+    monkeypatch.setattr(endpoint, "_ask_once", noted)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with judge_server(stub):
+        monkeypatch.setenv("OPENAI_BASE_URL", stub.url)
+    patient = judge(patience=Patience(first=0.01, longest=0.05, tries=4000))
+    with ThreadPoolExecutor(1) as pool:
+        client = pool.submit(patient.judge, DUELS, tmp_path, nobody_watches)
+        for stop in (7, 15):
+            unreachable.clear()
+            wait_until(lambda: client.done() or unreachable)  # calls find no server
+            stub.release()
+            stub.stall_at = stop  # what was sold has arrived when the server goes
+            with judge_server(stub):
+                wait_until(lambda stop=stop: client.done() or (lines(tmp_path) == stop and stub.stalled))
+                assert not client.done(), "the client ended before the server was stopped"
+        stub.release()
+        stub.stall_at = None
+        with judge_server(stub):
+            judgements = client.result(timeout=300)
+    assert sorted(stub.sold.values()) == [1] * len(DUELS)
+    assert sum(stub.asked.values()) > len(DUELS), "nothing failed"
+    assert lines(tmp_path) == len(DUELS)
+    assert [judgement.preference for judgement in judgements] == pytest.approx([0.6] * len(DUELS))
+
+
+def wait_until(true, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
 
 
 def lines(folder):

@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import shutil
+import statistics
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -12,8 +14,11 @@ from benchmarks.leaderboard import Leaderboard, build, main
 from benchmarks.reporting import figures
 from benchmarks.reporting.descriptions import changed
 from benchmarks.reporting.exports import as_json, comma_separated, export, markdown, terminal_table
+from benchmarks.reporting.latex import latex
+from benchmarks.reporting.report import render
 from benchmarks.reporting.tables import SEEDS_NEEDED
 from benchmarks.results import load
+from experiments.manifest import write_json
 from tests.benchmarks.synthetic_store import METHODS, write_run, write_store
 
 
@@ -247,6 +252,89 @@ def test_markdown_csv_and_json_say_the_same(board):
         (written,) = (entry for entry in document["rows"] if entry["name"] == row.name)
         assert written["scores"][record["task"]]["interval"]["estimate"] == score.interval.estimate
         assert figures.interval(score.interval, share=True) in markdown(board)
+
+
+def judged(method, seed, num_prompts=40):
+    """An evaluation by alpaca_eval: whoever wins wins by length, and less of it is left where length is controlled."""
+    rng = np.random.default_rng([len(method), seed or 0])
+    hard = np.random.default_rng(3).random(num_prompts)  # the same prompts for every row
+    wins = np.clip(hard + {"base": 0.0, "dpo": 0.1, "ganpo_dpo": 0.2}[method] + rng.normal(0, 0.05, num_prompts), 0, 1)
+    controlled = 3 * (wins - wins.mean()) + wins.mean() / 2  # leaves 0 … 1, as values of prompts do
+    items = [
+        {
+            "id": str(i),
+            "cluster": str(i),
+            "values": {"win_rate": win, "length_adjusted_winrate": rate, "characters": 9.0},
+        }
+        for i, (win, rate) in enumerate(zip(wins.tolist(), controlled.tolist(), strict=True))
+    ]
+    facts = {"task": "alpaca_eval", "primary": "win_rate", "metrics": {}, "extras": {}, "settings": {}, "revision": 2}
+    return facts | {"items": items}
+
+
+@pytest.fixture
+def judged_board(tmp_path):
+    for method, seeds in (("base", (None,)), ("dpo", (0, 1, 2)), ("ganpo_dpo", (0, 1, 2))):
+        for seed in seeds:
+            folder = write_run(tmp_path, method, seed, tasks=("held_out",))
+            write_json(folder / "evaluations" / "alpaca_eval-0a.json", judged(method, seed))
+    return build(tmp_path)
+
+
+def test_the_length_controlled_rate_stands_beside_the_raw_one_with_paired_differences(judged_board):
+    (table,) = judged_board.tables
+    column = next(column for column in table.columns if column.task == "alpaca_eval")
+    assert column.beside == ("length_adjusted_winrate",)
+    rows = rows_by_name(table)
+    for name, row in rows.items():
+        rates = [
+            statistics.fmean(item.values["length_adjusted_winrate"] for item in e.result.items)
+            for run in row.runs
+            for e in run.evaluations
+            if e.task == "alpaca_eval"
+        ]
+        interval = row.scores["alpaca_eval"].others["length_adjusted_winrate"]
+        assert interval.estimate == pytest.approx(statistics.fmean(rates)), name
+        assert 0 <= interval.low < interval.estimate < interval.high <= 1
+    apart = column.others["length_adjusted_winrate"]["ganpo_dpo", "dpo"]
+    alone = [rows[name].scores["alpaca_eval"].others["length_adjusted_winrate"].se for name in ("ganpo_dpo", "dpo")]
+    assert apart.se < 0.5 * np.hypot(*alone), "the same prompts, so most of their difficulty cancels"
+    assert apart.claims
+
+
+def test_every_form_shows_the_length_controlled_rate_and_ranks_nothing_by_it(judged_board):
+    (table,) = judged_board.tables
+    score = rows_by_name(table)["dpo"].scores["alpaca_eval"]
+    interval = score.others["length_adjusted_winrate"]
+    records = list(csv.DictReader(io.StringIO(comma_separated(judged_board))))
+    (record,) = [r for r in records if (r["method"], r["value"]) == ("dpo", "length_adjusted_winrate")]
+    assert (float(record["estimate"]), float(record["low"]), record["rank"], record["p_holm"]) == (
+        *(interval.estimate, interval.low),
+        *("", ""),
+    )
+    column = next(column for column in table.columns if column.task == "alpaca_eval")
+    against = column.others["length_adjusted_winrate"]["dpo", "untrained"]
+    assert float(record["difference"]) == against.estimate
+    assert "| alpaca_eval length_adjusted_winrate % | against untrained |" in markdown(judged_board)
+    shown, change = figures.interval(interval, share=True), figures.interval(against, share=True, signed=True)
+    assert f"| {shown} | {change} |" in markdown(judged_board)
+    assert shown in latex(table)
+    assert figures.estimate(interval, share=True) in render(judged_board).partition("Paired differences")[0]
+    assert as_json(judged_board)["tables"][0]["columns"][0]["beside"] == ("length_adjusted_winrate",)
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(terminal_table(table))
+    assert figures.plus_minus(interval, share=True) in console.export_text()
+
+
+def test_published_figures_stand_apart_marked_and_unranked(board):
+    said, document = markdown(board), as_json(board)
+    table, published = said.split("## Published figures")
+    assert "29.69" in published
+    assert "29.69" not in table
+    assert "never ranked" in published
+    assert document["published"]["ranked"] is False
+    assert any(29.69 in row for table in document["published"]["tables"] for row in table["rows"].values())
+    assert "29.69" not in json.dumps(document["tables"])
 
 
 def test_a_leaderboard_that_is_built_again_is_the_same(out):

@@ -1,6 +1,7 @@
 """Length control against the published leaderboard, against scikit-learn, and on judgements whose truth is known."""
 
 import csv
+import dataclasses
 import gzip
 import os
 import subprocess
@@ -13,7 +14,7 @@ from scipy.special import expit
 from scipy.stats import spearmanr
 
 from benchmarks.alpaca_eval import Annotation, control_all, main, read_annotations, read_difficulty
-from benchmarks.length_control import Judgements, _features, _Regression, length_control
+from benchmarks.length_control import Judgements, _features, _Regression, by_prompt, length_control
 from benchmarks.resampling import resample_counts
 
 ROOT = Path(__file__).parent.parent.parent
@@ -102,6 +103,22 @@ def test_the_command_prints_the_published_leaderboard_for_any_such_file(publishe
         assert 0.5 < float(row["standard_error"]) < 1.5
 
 
+def test_ratings_stand_beside_the_rates_and_order_the_models_as_raw_wins_do(capsys, tmp_path):
+    wins = {"often": 0.8, "rarely": 0.1, "as_often_as_not": 0.5}
+    lines = [
+        f"{m},{i},{2 if i < 60 * share else 1},{90 + i},{99 + 3 * i}\n" for m, share in wins.items() for i in range(60)
+    ]
+    (tmp_path / "a.csv").write_text(HEADER + "".join(lines))
+    assert main(["--annotations", str(tmp_path / "a.csv"), "--resamples", "300", "--ratings"]) == 0
+    rows = {row["model"]: row for row in csv.DictReader(capsys.readouterr().out.splitlines())}
+    ratings = {model: float(row["rating"]) for model, row in rows.items()}
+    odds = {model: np.log(share / (1 - share)) for model, share in wins.items()}
+    for model in wins:
+        gap = ratings[model] - ratings["as_often_as_not"]  # who ties with the reference stands where it stands
+        assert gap == pytest.approx(odds[model], rel=0.01)
+        assert float(rows[model]["rating_low"]) < ratings[model] < float(rows[model]["rating_high"])
+
+
 @pytest.mark.parametrize("strength", [0.3, 3.0, 1000.0])
 def test_the_penalized_fit_is_scikit_learns(strength):
     from sklearn.linear_model import LogisticRegression
@@ -150,6 +167,31 @@ def test_a_difference_of_two_models_is_surer_under_shared_resamples():
     first, second = length_control(a, counts), length_control(b, counts)
     apart = np.hypot(first.standard_error, second.standard_error)
     assert (first.resampled - second.resampled).std() < 0.7 * apart
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with difficulty", "without"])
+def test_values_by_prompt_average_to_the_rate_and_move_as_refits_do(known):
+    rng = np.random.default_rng(10)
+    a = judged(rng, quality=-0.5)
+    b = dataclasses.replace(a, preference=np.where(rng.random(805) < 0.9, a.preference, 0))
+    models = [model if known else dataclasses.replace(model, difficulty=None) for model in (a, b)]
+    counts = resample_counts(rng, 805, 300)
+    refitted = [length_control(model, counts) for model in models]
+    values = [by_prompt(model, 805) for model in models]
+    for found, value in zip(refitted, values, strict=True):
+        assert value.mean() == pytest.approx(found.controlled)
+        assert np.corrcoef(counts @ value / 805, found.resampled)[0, 1] > 0.98
+        assert value.std(ddof=1) / 805**0.5 == pytest.approx(found.standard_error, rel=0.15)
+    apart = (refitted[0].resampled - refitted[1].resampled).std()
+    assert (values[0] - values[1]).std() / 805**0.5 == pytest.approx(apart, rel=0.15)
+
+
+def test_a_prompt_without_a_judgement_has_a_value_and_does_not_move_the_rate():
+    model = judged(np.random.default_rng(11), quality=-0.5, num_prompts=60)
+    apart = dataclasses.replace(model, prompt=np.arange(60) + np.arange(60) // 6)  # every seventh has none
+    values, rate = by_prompt(apart, 70), by_prompt(model, 60).mean()
+    assert values.mean() == pytest.approx(rate)
+    assert len(set(np.delete(values, apart.prompt).round(9))) == 1, "prompts that change nothing are alike"
 
 
 def test_answers_as_long_as_the_references_need_no_control():

@@ -14,8 +14,8 @@ from tests.benchmarks.synthetic_store import write_store
 from tests.benchmarks.test_report import Page
 
 PICTURES = [
-    *("Quality and cost", "Sampling temperature", "Score by length", "Reward against verified reward"),
-    *("Reward models by round", "Quality and drift"),
+    *("Quality and cost", "Sampling temperature", "Score by length", "Learned reward against verified reward"),
+    *("Quality and tokens consumed", "Rollouts and experts", "Reward models by round", "Quality and drift"),
 ]
 
 
@@ -86,6 +86,44 @@ def test_an_empty_bucket_of_length_leaves_no_point(table):
     assert all(dot.count("M") == 4 for dot in dots)  # of five buckets
 
 
+def panels_of(table, title):
+    """The pictures of one question, by their own titles."""
+    (group,) = [group for group in panels.groups(table, styles(table)) if group.title == title]
+    return {re.search("<figcaption>(.*?)<small>", str(picture))[1]: str(picture) for picture in group.panels}
+
+
+def test_samples_that_no_verifier_knows_are_judged_by_a_model_that_trains_no_policy(table):
+    found = panels_of(table, "Learned reward against verified reward")
+    drawn = {title: re.findall(r"(\w+): from", picture) for title, picture in found.items()}
+    assert drawn == {"Verified reward": ["ganpo_dpo"], "Reward by a model that trains no policy": ["dpo"]}
+
+
+def test_quality_over_tokens_has_a_point_a_round(table):
+    found = panels_of(table, "Quality and tokens consumed")
+    assert set(found) == {"Verified reward", "Accuracy of the reward model"}
+    assert "dpo: from 0.6 to 0.8" in found["Accuracy of the reward model"]
+    dots = re.findall(r'class="dots \w+" d="([^"]*)"', found["Accuracy of the reward model"])
+    assert [dot.count("M") for dot in dots] == [5, 5]  # forty updates, a fit every eight
+
+
+def test_rollouts_and_experts_lie_beside_each_other_with_their_spread(table):
+    found = panels_of(table, "Rollouts and experts")
+    assert set(found) == {f"{name}: {what}" for name in ("dpo", "ganpo_dpo") for what in ("log-prob a token", "length")}
+    assert (
+        "rollouts, 50 %: from -0.5 to -0.63; experts’ responses, 50 %: from -2 to -1.805"
+        in found["dpo: log-prob a token"]
+    )
+    assert len(re.findall(r'class="line [^"]*faint"', found["dpo: log-prob a token"])) == 4
+    assert "experts’ responses: from 52 to 52" in found["dpo: length"]
+
+
+def test_a_reward_model_stands_at_the_number_of_its_round(table):
+    picture = panels_of(table, "Reward models by round")["Accuracy of the reward model"]
+    (points, *_) = re.findall(r'class="dots \w+" d="M([\d.]+) [\d.]+h0M([\d.]+) [\d.]+h0M([\d.]+) ', picture)
+    first, second, last = map(float, points)
+    assert (last - first) / (second - first) == pytest.approx(19, rel=0.01)
+
+
 def test_the_frontier_joins_what_nothing_cheaper_beats():
     dots = [
         scatter.Dot(name, x, y, y, y, 0)
@@ -123,6 +161,20 @@ def test_a_figure_that_measures_no_quality_says_so(store, tmp_path):
     assert (
         "ifeval prompt_strict is no measure of quality: judged by a Python function." in Page(render(build(out))).said
     )
+
+
+def test_a_judge_that_prefers_a_place_is_told_beside_its_figures(store, tmp_path):
+    import json
+
+    out = shutil.copytree(store, tmp_path / "out")
+    for duels, path in enumerate(sorted(out.glob("runs/*/evaluations/ifeval-*.json")), 1):
+        document = json.loads(path.read_text())
+        bias = {"second_wins": 0.6 if duels == 1 else 0.5, "consistent": 0.8, "standard_error": 0.1, "num_duels": 10.0}
+        document["extras"]["position_bias"] = bias
+        path.write_text(json.dumps(document))
+    said = Page(render(build(out))).said
+    assert "of 70 duels judged in both orders the answer shown second won 51.4 % (a fair judge: 50)" in said
+    assert "80.0 % had one winner in both" in said
 
 
 def test_export_writes_each_table_as_latex_and_csv(store, tmp_path, capsys):

@@ -21,11 +21,13 @@ from benchmarks.costs import (
 )
 from benchmarks.machine import Machine, _group_memory, available_memory, machine_bandwidth, machine_flops
 from benchmarks.plan import DataFacts, MethodPlan, Plan, render, verdict
-from experiments.experiment import Training
+from experiments import casting
+from experiments.experiment import Experiment, Training
 from experiments.models import meta_model
 from methods import METHODS
 from methods import resolve as resolve_method
 from registry import override
+from registry.encoders import ENCODERS
 from registry.models import MODELS
 
 # peft asks transformers by an attribute's old name
@@ -121,10 +123,72 @@ def test_memory_grows_with_what_is_trained_and_read():
     assert checkpointed.activations < needed().activations / 4
 
 
-def test_a_copy_of_the_reference_is_held_only_for_hidden_states_in_full_fine_tuning():
-    assert needed("ganpo_dpo", FULL).reference == needed("ganpo_dpo", FULL).weights
-    assert needed("ganpo_dpo", LORA).reference == 0
-    assert needed("dpo", FULL).reference == 0
+class Loaded(Exception):
+    """A cell has asked for a second model."""
+
+
+@pytest.mark.parametrize("training", [FULL, LORA], ids=["full", "lora"])
+def test_a_copy_of_the_reference_is_counted_where_a_cell_loads_one(training, monkeypatch):
+    def load(model):
+        raise Loaded
+
+    monkeypatch.setattr(casting, "load_model", load)
+    for name in METHODS:
+        experiment = Experiment(name=name, method=spec(name), seed=0, training=training, model={}, data={})
+        found = needed(name, training)
+        try:
+            assert casting.reference_of(experiment, "a model") is None
+            assert found.reference == 0, name
+        except Loaded:
+            assert training is FULL, "an adapter is put off instead"
+            assert found.reference == found.weights, name
+
+
+def test_methods_whose_samples_are_held_to_the_reference_need_a_copy_in_full_fine_tuning():
+    held = {
+        "ganpo_dpo": True,
+        "ppo": True,
+        "gapo": True,
+        "apo_rjs": True,
+        "dpo": False,
+        "raft": False,
+        "aapa_grpo": False,
+    }
+    assert {name: needed(name, FULL).reference > 0 for name in held} == held
+    for setting in ({"grpo.kl": 0.1}, {}):
+        method = override(spec("grpo"), setting)
+        found = memory(method, FULL, model("smollm2_135m"), longest_row_tokens=384, completion_tokens=128)
+        assert (found.reference > 0) == bool(setting)
+    anchored = override(spec("aapa_grpo"), {"aapa.discriminator": "backbone"})
+    assert memory(anchored, FULL, model("smollm2_135m"), longest_row_tokens=9, completion_tokens=4).reference > 0
+
+
+def test_an_encoder_that_reads_text_is_counted_with_its_gradients_and_moments():
+    def found(name, **settings):
+        method = override(spec(name), settings)
+        return memory(method, FULL, model("smollm2_135m"), longest_row_tokens=384, completion_tokens=128).discriminators
+
+    for name, part in (("gapo", "gapo"), ("apo_dpo", "apo")):
+        alone = found(name, **{f"{part}.scorer": "backbone"})  # a head on what is there; PPO has a critic besides
+        assert found(name) - alone == 4 * 4 * ENCODERS["minilm"].num_parameters
+        large = found(name, **{f"{part}.scorer": "longformer_large"})
+        assert large - alone == 4 * 4 * ENCODERS["longformer_large"].num_parameters
+    assert found("aapa_grpo") - found("grpo") == 4 * 4 * ENCODERS["minilm"].num_parameters
+
+
+def test_a_larger_encoder_takes_longer():
+    times = [
+        seconds(
+            override(spec("gapo"), {"gapo.scorer": name}),
+            LORA,
+            model("smollm2_135m"),
+            MACHINE,
+            mean_row_tokens=300,
+            mean_completion_tokens=100,
+        )
+        for name in ("backbone", "minilm", "longformer_large")
+    ]
+    assert times == sorted(set(times))
 
 
 def test_discriminators_are_counted_by_building_them():

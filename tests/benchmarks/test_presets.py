@@ -7,13 +7,16 @@ import re
 import pytest
 
 from benchmarks.cli import parser
+from benchmarks.comparison import task_of
 from benchmarks.presets import PRESETS, Arm, Claim, Measure, Preset, Scale
 from benchmarks.reporting.references import PUBLISHED
 from benchmarks.reproduce import command_of, main
 from benchmarks.statistics import Comparison
 from benchmarks.verdicts import as_json, read
 from experiments.manifest import write_json
-from methods import METHODS
+from methods import METHODS, resolve
+from registry import flatten
+from registry.datasets import DATASETS
 from tests.benchmarks.synthetic_store import write_run
 from tests.benchmarks.test_run import write_pairs
 from tests.tiny import save_tiny
@@ -63,6 +66,23 @@ def test_every_setting_that_was_asked_for_is_there():
     assert set(PRESETS) == NAMES
 
 
+def test_ganpos_answers_are_sampled_at_the_papers_temperatures(tmp_path):
+    for name, temperature in (("ganpo_table1_gemma", 0.7), ("ganpo_table1_llama", 0.9), ("ganpo_table3", 0.7)):
+        preset = PRESETS[name]
+        options = parser().parse_args(command_of(preset.stages[0], preset.scales["paper"], tmp_path))
+        assert task_of("alpaca_eval", options).temperature == temperature
+        options = parser().parse_args(command_of(preset.stages[0], preset.scales["small"], tmp_path))
+        assert task_of("constraints", options).temperature == 0
+
+
+@pytest.mark.parametrize("words", [["--temperature", "-1"], ["--temperature", "hot"], ["--temp", "0.7"]])
+def test_an_option_is_never_guessed_and_a_temperature_is_one(words, capsys):
+    with pytest.raises(SystemExit) as error:
+        parser().parse_args(words)
+    assert error.value.code == 2
+    assert "--temp" in capsys.readouterr().err
+
+
 @each
 def test_each_command_is_one_that_the_main_command_takes(preset, tmp_path):
     for scale in preset.scales.values():
@@ -90,6 +110,53 @@ def test_published_differences_are_those_of_the_published_rows(preset):
             assert claim.published == pytest.approx(pair[0][0] - pair[1][0], abs=0.005)
         if claim.published is not None and preset.name == "apo_table2":
             assert claim.published == pytest.approx(pair[0][1] - pair[1][1], abs=0.0005)
+
+
+@each
+def test_every_setting_of_a_scale_reaches_an_arm_that_has_it(preset, tmp_path):
+    for scale in preset.scales.values():
+        words = [word for stage in preset.stages for word in command_of(stage, scale, tmp_path)]
+        for key, value in scale.settings.items():
+            having = [arm.method for arm in preset.arms if key in {"lr", *flatten(resolve(arm.method).spec)}]
+            assert having, f"no arm of {preset.name} has {key}"
+            assert all(f"{method}.{key}={value}" in words for method in having)
+
+
+@each
+def test_no_claim_is_looked_for_on_a_task_whose_prompts_were_trained_on(preset, tmp_path):
+    for scale in preset.scales.values():
+        for stage in preset.stages:
+            data = parser().parse_args(command_of(stage, scale, tmp_path)).dataset
+            assert not {measure.task for measure in scale.measures.values()} & set(DATASETS[data].contaminates)
+
+
+def test_reward_models_at_paper_scale_are_the_papers():
+    assert PRESETS["gapo_pp_vs_pr"].scales["paper"].settings == {"gapo.scorer": "longformer_large"}
+    for name in ("apo_table2", "apo_table3"):
+        assert PRESETS[name].scales["paper"].settings == {"apo.scorer": "backbone"}
+
+
+def test_a_claim_may_be_about_a_value_beside_the_one_that_ranks(tmp_path):
+    store, made = stored(tmp_path, {"dpo": 0.5, "ganpo_dpo": 0.5})
+    for method, share in (("dpo", 0.2), ("ganpo_dpo", 0.6)):
+        for run in made[method]:
+            items = [
+                {
+                    "id": str(i),
+                    "cluster": str(i),
+                    "values": {"win_rate": 0.5, "length_controlled_winrate": share + i % 2 - 0.5},
+                }
+                for i in range(40)
+            ]
+            facts = {"task": "alpaca_eval", "primary": "win_rate", "metrics": {}, "settings": {}, "revision": 2}
+            write_json(store / "runs" / run / "evaluations" / "alpaca_eval-0a.json", facts | {"items": items})
+    measure = Measure(task="alpaca_eval", value="length_controlled_winrate")
+    scale = Scale(arguments=(), measures={"quality": measure})
+    preset = dataclasses.replace(claiming(Claim(first="ganpo_dpo", second="dpo")), scales={"small": scale})
+    found = read(preset, "small", store, made)
+    assert found.findings[0].verdict == "agrees"
+    assert found.findings[0].share
+    assert found.scores["quality"]["dpo"].estimate == pytest.approx(0.2)
 
 
 def test_the_verdict_follows_from_the_side_of_zero(tmp_path):

@@ -11,8 +11,11 @@ import pytest
 from benchmarks.leaderboard import build
 from benchmarks.reporting import plots
 from benchmarks.reporting.references import PUBLISHED, PublishedTable, published_for
-from benchmarks.reporting.report import render, write_report
+from benchmarks.reporting.report import _families, render, write_report
 from benchmarks.reporting.tables import SEEDS_NEEDED
+from methods import resolve
+from registry import flatten
+from tests.benchmarks.described_runs import describe_runs
 from tests.benchmarks.synthetic_store import EVIL, METHODS, write_run, write_store
 
 VOID = {"br", "col", "hr", "img", "input", "link", "meta"}
@@ -110,6 +113,44 @@ def test_training_shows_both_players_and_every_discriminator_comparison(page):
         assert title in page.said
 
 
+def test_rollouts_and_reward_models_have_groups_of_their_own(tmp_path):
+    write_store(tmp_path, seeds=(0,))
+    describe_runs(tmp_path)
+    said = Page(render(build(tmp_path))).said
+    training = said[said.index("Training") : said.index("Everything else that was logged")]
+    for title in (
+        *("Rollouts", "Learned reward", "Verified reward", "KL from the reference, nats a token", "Length, tokens"),
+        *("Reward model", "Accuracy on held-out pairs", "Calibration error (ECE)"),
+    ):
+        assert title in training
+
+
+def test_a_method_stands_against_its_baseline_and_its_control(tmp_path):
+    for name in ("gapo", "ppo_base", "ganpo_dpo", "dpo"):
+        write_run(tmp_path, name, 0, hyperparameters=flatten(resolve(name).spec))
+    write_run(tmp_path, "ganpo_dpo", 0, hyperparameters=flatten(resolve("ganpo_dpo").spec) | {"latent.weight": 0.0})
+    said = Page(render(build(tmp_path))).said
+    between = said.index("Between other methods")
+    group = said[said.index("Against its baseline or control") : between]
+    minus = "\N{MINUS SIGN}"
+    assert f"gapo {minus} ppo_base" in group
+    assert f"ganpo_dpo, latent.weight=1 {minus} ganpo_dpo, latent.weight=0" in group
+    assert group.count(f" {minus} ") == 2
+    assert f"gapo {minus} dpo" in said[between:]
+    assert "baseline: gapo does not learn against the policy" in said
+
+
+def test_what_was_followed_is_shown_by_kind_of_instruction(store, page):
+    assert "ifeval by instruction" in page.said
+    (table,) = build(store).tables
+    (counted,) = _families(table)
+    assert [kind for kind, _, _ in counted["lines"]] == ["keywords:existence", "punctuation:no_comma"]
+    for place, name in enumerate(counted["rows"]):
+        row = next(row for row in table.rows if row.name == name)
+        strict = row.scores["ifeval"].interval.estimate  # both kinds are asked equally often
+        assert sum(shares[place] for _, _, shares in counted["lines"]) / 2 == pytest.approx(strict)
+
+
 def test_a_control_is_marked_and_cost_is_relative_to_the_objective(page):
     assert "control: latent is never trained" in page.said
     assert "+18 %" in page.said
@@ -193,7 +234,7 @@ def test_a_browser_sorts_by_a_heading_and_scrolls_nothing_sideways(store, tmp_pa
 
 @pytest.mark.parametrize(
     "values",
-    [[0.0], [5.0, 5.0], [-1e-7, 2e-7], [1e6, 3e6], [0.1, math.nan, 0.9], [], [-3.0, 40.0]],
+    [[0.0], [5.0, 5.0], [0.05, 0.05 + 7e-18], [-1e-7, 2e-7], [1e6, 3e6], [0.1, math.nan, 0.9], [], [-3.0, 40.0]],
 )
 def test_an_axis_holds_its_values_and_has_round_ticks_inside(values):
     scale = plots.Scale.around(values)

@@ -124,6 +124,16 @@ def test_preferential_rows_keep_one_completion_behind_two_prompts(tmp_path):
         assert chosen.prompt.tolist() != rejected.prompt.tolist()
 
 
+def test_what_is_asked_is_the_accepted_prompt_and_of_other_rows_the_only_one(tmp_path, forty):
+    paired = {example.row: example for example in every_example(prepare(forty, TOKENIZER))}
+    assert all(example.asked_id == example.prompt_id for example in paired.values())
+    rows = [
+        {"chosen_prompt": pair(i)["prompt"], "rejected_prompt": f"{i}, please", "completion": "A"} for i in range(40)
+    ]
+    for example in every_example(prepare(write_jsonl(tmp_path / "a.jsonl", rows), TOKENIZER)):
+        assert example.asked_id == paired[example.row].prompt_id != example.prompt_id
+
+
 # Order, limits and mismatches
 
 

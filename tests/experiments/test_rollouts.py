@@ -17,7 +17,7 @@ from experiments.adapters import merged
 from experiments.forward import Policy
 from experiments.rewards import Sum, check_reward
 from experiments.samples import collate, pack, unpack
-from methods import resolve
+from methods import METHODS, resolve
 from methods.dpo import DPO
 from methods.protocols import Method, Sampling
 from registry import override
@@ -172,11 +172,37 @@ def test_a_reward_of_weight_zero_and_samples_that_are_not_kept_are_refused():
         check_reward("raft", paired, dataset="constraints", verifier=vowels)
 
 
-def test_samples_that_no_part_learns_from_are_refused():
-    with pytest.raises(ValueError, match="no part learns from"):
-        check_reward("dpo+apo", resolve("dpo+apo").spec, dataset="constraints", verifier=vowels)
-    paired = override(resolve("dpo+apo").spec, {"sampling.keep": "pair"})
-    check_reward("dpo+apo", paired, dataset="constraints", verifier=vowels)
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("dpo+apo", {}, "no part learns from"),
+        ("dpo+apo", {"sampling.keep": "best"}, "no part learns from"),
+        ("gapo+apo", {}, "two reward models to fit, gapo and apo"),
+        ("grpo+apo+gapo", {}, "two reward models to fit, apo and gapo"),
+        ("aapa_sft", {"aapa.mode": "reward"}, "the reward of aapa, which sft does not read"),
+        ("aapa_sft", {"aapa.mode": "reward", "sampling.keep": "best"}, "the reward of aapa, which sft does not read"),
+        ("raft+aapa", {}, r"sampling.keep=best.*aapa judges each.*or aapa.mode=reward"),
+        ("apo_rjs+aapa", {}, r"sampling.keep=best.*aapa judges each"),
+        ("ppo+aapa", {}, r"num_generations 1\), and aapa judges each"),
+        ("aapa_grpo", {"sampling.num_generations": 1}, "grpo and aapa judges each.*at least 2$"),
+    ],
+)
+def test_compositions_that_would_train_on_nothing_or_break_on_the_first_rollout_are_refused(name, values, message):
+    with pytest.raises(ValueError, match=message):
+        check_reward(name, override(resolve(name).spec, values), dataset="constraints", verifier=vowels)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *((name, {}) for name in [*METHODS, "grpo+apo"]),
+        ("dpo+apo", {"sampling.keep": "pair"}),
+        ("raft+aapa", {"aapa.mode": "reward"}),
+        ("ppo+aapa", {"sampling.num_generations": 2}),
+    ],
+)
+def test_every_method_and_what_learns_from_its_rewards_is_let_through(name, values):
+    check_reward(name, override(resolve(name).spec, values), dataset="constraints", verifier=vowels)
 
 
 def test_rows_survive_being_packed_to_the_bit():

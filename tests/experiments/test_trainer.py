@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from experiments import checkpoint
 from experiments.players import frozen
-from experiments.step_log import NonFiniteError
+from experiments.step_log import Logs, NonFiniteError
 from experiments.trainer import schedule
+from methods.types import Loss
 from tests.experiments.toy_rows import trainer
 
 SUMS_OVER_ROWS = ["dpo", "ipo", "simpo", "cpo", "orpo", "sft", "dpo+nll"]
@@ -61,6 +63,18 @@ def test_nan_stops_the_run_and_keeps_the_batch(tmp_path):
     assert (tmp_path / "bad.safetensors").stat().st_size > 0
 
 
+def test_an_infinite_gradient_of_an_adversary_stops_the_run_with_every_batch_of_the_step(tmp_path):
+    run = trainer("ganpo_dpo", micro=2, trouble=tmp_path / "bad.safetensors")
+    (player,) = run.players
+    name, parameter = next((n, p) for n, p in player.net.named_parameters() if p.dim() > 1)
+    parameter.register_hook(lambda gradient: gradient * float("inf"))
+    before = parameter.detach().clone()
+    with pytest.raises(NonFiniteError, match=rf"latent/gradient is .* gradient of {name}"):
+        run.step()
+    assert parameter.equal(before), "the update was made"
+    assert {"0/chosen/ids", "1/rejected/ids"} <= set(load_file(tmp_path / "bad.safetensors"))
+
+
 def test_a_reference_that_is_not_the_start_is_refused():
     run = trainer("dpo")
     run.stored[0]["chosen"][0] -= 1.0
@@ -93,3 +107,11 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
     tensors, step = checkpoint.latest(tmp_path)
     assert step == 1
     assert torch.equal(tensors["x"], torch.ones(3))
+
+
+def test_quantiles_of_a_distribution_are_those_of_the_whole_step():
+    values, logs = torch.randperm(11, generator=torch.Generator().manual_seed(0)).float(), Logs()
+    for part in values.split([2, 8, 1]):
+        logs.add("part", Loss(part.mean(), distributions={"score": part}), 1 / 3)
+    found = logs.means()
+    assert [found[f"part/score_p{share}"] for share in (10, 50, 90)] == pytest.approx([1, 5, 9])

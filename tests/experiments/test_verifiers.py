@@ -6,7 +6,9 @@ from dataclasses import asdict
 import pytest
 
 from experiments.data import prepare
+from experiments.rewards import check_reward, verifier_of
 from experiments.verifiers import OWN, Constraint, load_prompts, parse_constraints, reward, verify
+from methods import resolve
 from tests.tiny import tiny_tokenizer
 
 TWO = Constraint("length_constraints:exact_sentences", {"num_sentences": 2})
@@ -111,3 +113,14 @@ def test_preferential_rows_have_one_response_and_two_prompts():
         chosen, rejected = example.sequences["chosen"], example.sequences["rejected"]
         assert chosen.completion.tolist() == rejected.completion.tolist()
         assert chosen.prompt.tolist() != rejected.prompt.tolist()
+
+
+def test_a_preferential_row_is_judged_by_the_constraints_of_its_accepted_prompt():
+    tokenizer = tiny_tokenizer("llama3")
+    data = prepare("constraints_preferential", tokenizer)
+    judge = verifier_of([*data.train, *data.dev, *data.held_out])
+    assert judge is not None
+    rows = data.train[:20]
+    said = [tokenizer.decode(row.sequences["chosen"].completion, skip_special_tokens=True) for row in rows]
+    assert judge(rows, said) == [1.0] * len(rows)
+    check_reward("grpo", resolve("grpo").spec, dataset=data.name, verifier=judge)

@@ -116,11 +116,11 @@ def test_a_group_of_equal_scores_and_the_reward_mode_have_no_gradient():
 
 def test_aapa_describes_lengths_and_log_probs_of_rollouts_and_experts():
     batch = sampled(scores=[3.0, 1.0, 0.0, 10.0])
-    metrics = Anchor().penalty(None, batch, outputs(batch, logp=-2.0), {}).metrics
-    assert metrics["length_sampled"] == 3.75
-    assert metrics["length_expert"] == 2.5
-    assert metrics["logp_sampled"] == metrics["logp_expert"] == -2.0
-    assert metrics["logp_sampled_squared"] == 4.0
+    loss = Anchor().penalty(None, batch, outputs(batch, logp=-2.0), {})
+    assert loss.metrics["length_sampled"] == 3.75
+    assert loss.metrics["length_expert"] == 2.5
+    assert loss.metrics["logp_sampled"] == loss.metrics["logp_expert"] == -2.0
+    assert {name: len(values) for name, values in loss.distributions.items()} == {"logp_sampled": 4, "logp_expert": 2}
 
 
 @pytest.mark.parametrize(
