@@ -275,6 +275,17 @@ def _metrics(values: Mapping[str, float], step: int) -> list[Metric]:
     return [Metric(key, value, moment, step) for key, value in values.items()]
 
 
+def _make(database: Path) -> None:
+    """A database with MLflow's tables, whole or not at all: a kill amid its dozens of migrations would spoil it."""
+    from mlflow import MlflowClient
+
+    unfinished = database.with_name(f"{database.name}.new")
+    for left in (unfinished, database.with_name(f"{unfinished.name}-journal")):
+        left.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{unfinished.absolute()}")
+    os.replace(unfinished, database)
+
+
 def _open(uri: str, experiment: str, database: Path | None) -> tuple[MlflowClient, str]:
     """A client and the id of the experiment; the first client of a fresh database makes its tables (seconds)."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing calls home
@@ -283,8 +294,14 @@ def _open(uri: str, experiment: str, database: Path | None) -> tuple[MlflowClien
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's own use of SQLAlchemy
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
-        client = MlflowClient(uri)
+        try:
+            if database is not None and not database.exists():
+                _make(database)
+            client = MlflowClient(uri)
+        except MlflowException as error:
+            raise ValueError(f"the tracking store {uri} cannot be opened: {error}") from error
         if found := client.get_experiment_by_name(experiment):
             return client, found.experiment_id
         artifacts = (database.absolute().parent / "mlartifacts").as_uri() if database else None

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
@@ -89,6 +90,19 @@ def test_four_processes_that_start_at_once_on_a_fresh_database_share_one_parent(
     assert len({run.data.tags["mlflow.parentRunId"] for run in children}) == 1
     assert all(run.data.metrics["loss"] == 0.7 for run in children)
     assert all(run.info.artifact_uri.startswith((fresh / "mlartifacts").as_uri()) for run in runs)
+
+
+def test_a_database_whose_making_was_killed_is_made_anew(tmp_path):
+    with sqlite3.connect(tmp_path / "mlflow.db.new") as connection:
+        connection.execute("create table _alembic_tmp_tags (key text)")  # what a kill amid a migration leaves
+    connection.close()
+    assert Tracker(default_uri(tmp_path)).comparison("c", {})
+    assert not (tmp_path / "mlflow.db.new").exists()
+
+
+def test_a_store_that_cannot_be_opened_is_named():
+    with pytest.raises(ValueError, match=r"the tracking store gopher://here cannot be opened"):
+        Tracker("gopher://here")
 
 
 def test_a_run_killed_at_random_moments_has_each_step_once(fresh, tmp_path):
