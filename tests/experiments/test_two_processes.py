@@ -79,6 +79,6 @@ def test_in_float32_two_processes_equal_one_within_a_hundred_thousandth(folder):
         if "/optimizer/" in name or not expected.is_floating_point():
             continue
         value = two[name]
-        if name.endswith("in_proj_bias"):
+        if name.endswith("attention_in.bias"):
             value, expected = (torch.cat([part.chunk(3)[0], part.chunk(3)[2]]) for part in (value, expected))
         assert distance(value, expected) < 1e-5, name
