@@ -20,6 +20,7 @@ from registry.assets import cache_folder
 from tests.tiny import FAMILIES, save_tiny
 
 ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("ADVALIGN_KILLS", "3"))
 QUICK = ["--max-steps", "2", "--tasks", "held_out", "--max-length", "96", "--batch-size", "4"]
 
 
@@ -64,6 +65,7 @@ def test_a_tiny_model_of_each_family_trains_end_to_end(family, tmp_path):
     assert stamps == {path: path.stat().st_mtime_ns for path in out.glob("runs/*/policy/*.safetensors")}
 
 
+@pytest.mark.timeout(300 + 60 * KILLS)
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bits_and_loses_no_step(tmp_path):
     """ADVALIGN_KILLS=20 kills twenty runs; their moments are spread over all of a run, from start-up to evaluation."""
     save_tiny("llama3", tmp_path / "model", 0)
@@ -75,14 +77,13 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits_and_loses_no_step(t
     duration = time.monotonic() - began
     assert whole.returncode == 0, whole.stderr
     expected = load_file(next((tmp_path / "whole").glob("runs/*/policy/*.safetensors")))
-    rng, number = random.Random(0), int(os.environ.get("ADVALIGN_KILLS", "3"))
-    kills = 0
-    for i in range(number):
+    rng, kills = random.Random(0), 0
+    for i in range(KILLS):
         out = tmp_path / f"killed{i}"
         line = [sys.executable, "-m", "benchmarks.run", *map(str, words), "--out", str(out)]
         process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            process.wait(timeout=duration * (i + rng.random()) / number)
+            process.wait(timeout=duration * (i + rng.random()) / KILLS)
         except subprocess.TimeoutExpired:
             process.kill()
             kills += 1
@@ -95,7 +96,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits_and_loses_no_step(t
         assert steps_of(next(out.glob("runs/*/metrics.jsonl"))) == list(range(1, 31)), f"kill {i}"
         assert tracked_steps(out / "mlflow.db") == list(range(1, 31)), f"kill {i}"
         shutil.rmtree(out)
-    assert kills >= number * 2 / 3, "most runs ended before they could be killed"
+    assert kills >= KILLS * 2 / 3, "most runs ended before they could be killed"
 
 
 def steps_of(history):
