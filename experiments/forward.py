@@ -79,9 +79,9 @@ class Policy(nn.Module):
             values = flat.new_zeros(len(layout.at), dtype=torch.float32)
         outputs = {}
         rows = 0
-        for b, (role, shape) in enumerate(layout.shapes.items()):
-            mine = layout.place[:, 0] == b
-            place = tuple(layout.place[mine, 1:].T)
+        for role, shape in layout.shapes.items():
+            mine = layout.blocks[role]
+            place = tuple(layout.place[:, mine])
             mask = torch.zeros(shape, dtype=torch.bool, device=self.device).index_put(
                 place, torch.tensor(True, device=self.device)
             )
@@ -156,14 +156,23 @@ def score(
     batch_tokens: int = 4096,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Scored]:
-    """Per-token log-probs of every example's roles, in the order of `examples`; batches hold rows of like length."""
+    """Per-token log-probs of every example's roles, in the order of `examples`.
+
+    Batches hold rows of like length, and side by side those of one prompt, which the shared layout computes once.
+    """
 
     def size(i: int) -> int:
         return sum(len(examples[i].sequences[role]) for role in roles if role in examples[i].sequences)
 
+    def prompt(i: int) -> bytes:
+        return b"".join(examples[i].sequences[role].prompt.tobytes() for role in roles if role in examples[i].sequences)
+
     scored: list[Scored] = [{} for _ in examples]
     batch: list[int] = []
-    order = sorted(range(len(examples)), key=lambda i: (size(i), i), reverse=True)
+    longest: dict[bytes, tuple[int, int]] = {}  # and the number that stands for the prompt among others as long
+    for i in range(len(examples)):
+        longest[prompt(i)] = max(longest.get(prompt(i), (0, 0)), (size(i), i))
+    order = sorted(range(len(examples)), key=lambda i: (*longest[prompt(i)], size(i), i), reverse=True)
     for place, i in enumerate(order):
         batch.append(i)
         if place + 1 == len(order) or size(batch[0]) * (len(batch) + 1) > batch_tokens:

@@ -6,21 +6,26 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from filelock import FileLock
 
+from experiments import data
 from experiments.data import Example
 from experiments.forward import Policy, Scored, score
 from methods.types import Role
 
 ReferenceLogps: TypeAlias = "Sequence[Scored]"
 
+# Scored in one pass, which computes a shared prompt once; always together, so that no value depends on who asked first
+UNITS: tuple[tuple[Role, ...], ...] = (("chosen", "rejected"), ("expert",), ("mismatched",), ("sampled",))
+
 
 class ReferenceStore:
-    """A folder of one file a (split, role): float32 log-probs, token after token, behind their sha-256.
+    """A folder of one file a split and unit of roles: float32 log-probs, token after token, behind their sha-256.
 
     A file is written whole or not at all, and one whose contents do not match its hash is computed again.
     """
@@ -35,40 +40,44 @@ class ReferenceStore:
     def logps(self, policy: Policy, examples: Sequence[Example], roles: Sequence[Role]) -> list[Scored]:
         """Of each example's roles, under `policy` as it was loaded (an adapter, if any, is switched off)."""
         result: list[Scored] = [{} for _ in examples]
-        for role in roles:
-            members = [i for i, example in enumerate(examples) if role in example.sequences]
-            lengths = [len(examples[i].sequences[role].completion) for i in members]
-            path = self.folder / f"{self._key(policy, [examples[i] for i in members], role)}.bin"
-            values = _read(path, sum(lengths))
-            if values is None:
-                values = self._make(path, sum(lengths), policy, [examples[i] for i in members], role)
-            for i, part in zip(members, np.split(values, np.cumsum(lengths)[:-1]), strict=True):
-                result[i][role] = part
+        for unit in UNITS:
+            if any(role in roles for role in unit):
+                owned = [(i, role) for i, example in enumerate(examples) for role in unit if role in example.sequences]
+                lengths = [len(examples[i].sequences[role].completion) for i, role in owned]
+                path = (
+                    self.folder / f"{self._key(policy, [examples[i].sequences[role] for i, role in owned], unit)}.bin"
+                )
+                values = _read(path, sum(lengths))
+                if values is None:
+                    values = self._make(path, sum(lengths), policy, examples, unit)
+                for (i, role), part in zip(owned, np.split(values, np.cumsum(lengths)[:-1]), strict=True):
+                    if role in roles:
+                        result[i][role] = part
         return result
 
-    def _make(self, path: Path, count: int, policy: Policy, examples: list[Example], role: Role) -> np.ndarray:
+    def _make(
+        self, path: Path, count: int, policy: Policy, examples: Sequence[Example], unit: Sequence[Role]
+    ) -> np.ndarray:
         """Under a lock: of several processes that share the folder, one computes and the others wait and read."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             values = _read(path, count)
             if values is None:
-                values = self._compute(policy, examples, role)
+                values = self._compute(policy, examples, unit)
                 _write(path, values)
                 self.num_computed += 1
         return values
 
-    def _compute(self, policy: Policy, examples: list[Example], role: Role) -> np.ndarray:
-        if policy.has_adapter:
-            with policy.adapter_disabled():
-                scored = score(policy, examples, [role], progress=self.progress)
-        else:
-            scored = score(policy, examples, [role], progress=self.progress)
-        return np.concatenate([entry[role] for entry in scored]) if scored else np.zeros(0, dtype=np.float32)
+    def _compute(self, policy: Policy, examples: Sequence[Example], unit: Sequence[Role]) -> np.ndarray:
+        with policy.adapter_disabled() if policy.has_adapter else nullcontext():
+            scored = score(policy, examples, unit, progress=self.progress)
+        values = [entry[role] for entry in scored for role in unit if role in entry]
+        return np.concatenate(values) if values else np.zeros(0, dtype=np.float32)
 
-    def _key(self, policy: Policy, examples: Sequence[Example], role: Role) -> str:
-        digest = hashlib.sha256(json.dumps([self.weights, str(policy.causal.dtype), "padded", role]).encode())
-        for example in examples:
-            sequence = example.sequences[role]
+    def _key(self, policy: Policy, sequences: Sequence[data.Sequence], unit: Sequence[Role]) -> str:
+        about = json.dumps([self.weights, str(policy.causal.dtype), policy.layout_name, *unit])
+        digest = hashlib.sha256(about.encode())
+        for sequence in sequences:
             digest.update(f"{len(sequence.prompt)} {len(sequence.completion)}\n".encode())
             digest.update(sequence.prompt.astype("<i4").tobytes() + sequence.completion.astype("<i4").tobytes())
         return digest.hexdigest()[:32]

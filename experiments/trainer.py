@@ -79,6 +79,7 @@ class Trainer:
         nets = {player.spec.name: player.net for player in self.players}
         source.attach(Stage(policy, reference, nets, self.accelerator))
         self.step_number = 0
+        self.losses: list[tuple[Tensor, str, Micro]] = []  # since the last update; not waited for, one by one
 
     def step(self) -> dict[str, float]:
         """One update of every player; returns what to log. Raises NonFiniteError."""
@@ -108,7 +109,7 @@ class Trainer:
                     self._teach(taught, i, micro, detached, reference, logs, last=last)
                     self._move(() if ahead else adversaries, [micro], factor, logs)
                 total = self._total(micro, outputs, reference, logs)
-                self._finite(total, "loss", [micro])
+                self.losses.append((total.detach(), "loss", micro))
                 self.accelerator.backward(total * micro.share)
         self._move(critics, parts, factor, logs)
         norm = self._descend(parts, factor)
@@ -211,7 +212,7 @@ class Trainer:
                     loss = player.spec.adversary_loss(net, micro.batch, policy, reference)
                 logs.add(f"{player.spec.name}/{title}", loss, micro.share)
                 if learns:
-                    self._finite(loss.value, f"{player.spec.name}/{title}/loss", [micro])
+                    self.losses.append((loss.value.detach(), f"{player.spec.name}/{title}/loss", micro))
                     self.accelerator.backward(loss.value * micro.share)
 
     def _move(self, players: Sequence[Player], parts: Sequence[Micro], factor: float, logs: Logs) -> None:
@@ -268,7 +269,15 @@ class Trainer:
                     f" {START_TOLERANCE} allowed): the reference must be the model that training starts from"
                 )
 
-    def _finite(self, value: Tensor, what: str, parts: Sequence[Micro]) -> None:
+    def _finite(self, norm: Tensor, what: str, parts: Sequence[Micro]) -> None:
+        """Before an update: the losses that led to it, looked at together, and its gradient. Raises NonFiniteError."""
+        losses, self.losses = self.losses, []
+        if losses and not torch.stack([value for value, *_ in losses]).isfinite().all():
+            for value, name, micro in losses:
+                self._check(value, name, [micro])
+        self._check(norm, what, parts)
+
+    def _check(self, value: Tensor, what: str, parts: Sequence[Micro]) -> None:
         check_finite(
             value,
             what,

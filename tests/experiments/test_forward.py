@@ -2,13 +2,15 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from experiments.data import collate
+from experiments.data import Example, Sequence, collate
 from experiments.forward import Policy, score
 from experiments.head import token_logps
+from experiments.layout import arrange
 from tests.experiments.toy_rows import rows
 from tests.tiny import FAMILIES, tiny_model
 
@@ -43,6 +45,72 @@ def test_sharing_the_prompt_changes_neither_outputs_nor_gradients(family):
         torch.testing.assert_close(results[0][role].logps, results[1][role].logps, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(results[0][role].hidden, results[1][role].hidden, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_samples_of_one_prompt_share_a_row_with_the_same_outputs_and_gradients(family):
+    """A prompt's three samples and its expert lie in two rows: one would be more than twice the longest sequence."""
+    expert, *_ = rows()
+    first, second, third = (row.sequences["chosen"] for row in rows()[:3])
+    prompt = expert.sequences["chosen"].prompt
+    samples = [dataclasses.replace(sequence, prompt=prompt) for sequence in (first, second, third)]
+    blocks = {
+        "sampled": collate([Example(0, "", {"sampled": s}) for s in samples], ["sampled"]).blocks["sampled"],
+        "expert": collate([Example(0, "", {"expert": first})], ["expert"]).blocks["expert"],
+    }
+    shared, padded = arrange(blocks, share=True), arrange(blocks, share=False)
+    assert shared.shared
+    assert not padded.shared
+    assert len(shared.ids) < len(padded.ids) == 4
+    assert shared.ids.shape[1] <= 2 * padded.ids.shape[1]
+    found = []
+    for share in (True, False):
+        policy = Policy(tiny_model(family, 0))
+        policy.share_prompts = share
+        outputs = policy(blocks, hidden=True, states=True)
+        sum(o.logps.sum() + o.hidden.square().sum() + o.states.square().sum() for o in outputs.values()).backward()
+        gradient = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+        found.append((outputs, gradient))
+    (together, own), (apart, oracle) = found
+    for role in blocks:
+        for name in ("logps", "mask", "hidden", "states"):
+            mine, plain = (getattr(outputs[role], name) for outputs in (together, apart))
+            torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(own, oracle, rtol=1e-3, atol=1e-2)
+
+
+def test_rows_are_not_shared_where_their_padding_would_cost_more():
+    """One short prompt twice and one long sequence: a shared row would widen the other two."""
+
+    def sequence(prompt, completion):
+        return Sequence(np.full(prompt, 3, dtype=np.int32), np.arange(4, 4 + completion, dtype=np.int32))
+
+    def layout(*sequences):
+        examples = [Example(i, "", {"sampled": s}) for i, s in enumerate(sequences)]
+        return arrange(collate(examples, ["sampled"]).blocks, share=True)
+
+    assert layout(sequence(5, 6), sequence(5, 6)).shared
+    assert not layout(sequence(1, 10), sequence(1, 10), sequence(2, 9)).shared
+
+
+def test_score_puts_samples_of_one_prompt_side_by_side(monkeypatch):
+    prompts = [np.arange(start, start + 4, dtype=np.int32) for start in (5, 25)]
+    sizes = [3, 9, 5, 8, 4, 7]
+    examples = [
+        Example(i, "", {"sampled": Sequence(prompts[i % 2], np.arange(5, 5 + size, dtype=np.int32))})
+        for i, size in enumerate(sizes)
+    ]
+    policy, seen = Policy(tiny_model("llama3", 0)), []
+    forward = Policy.forward
+
+    def watched(self, blocks, **asked):
+        seen.append([int(n) for n in blocks["sampled"].completion.sum(-1)])
+        return forward(self, blocks, **asked)
+
+    monkeypatch.setattr(Policy, "forward", watched)
+    found = score(policy, examples, ["sampled"], batch_tokens=3 * (4 + 9))
+    assert [sorted(batch) for batch in seen] == [[7, 8, 9], [3, 4, 5]]
+    assert [len(entry["sampled"]) for entry in found] == sizes
 
 
 def test_a_block_whose_prompts_differ_is_padded_and_right():

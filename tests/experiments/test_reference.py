@@ -12,7 +12,7 @@ def test_log_probs_are_computed_once_and_a_damaged_file_again(tmp_path):
     policy, examples = Policy(tiny_model("llama3", 0), lora_rank=4), rows()
     store = ReferenceStore(tmp_path, weights="w")
     first = store.logps(policy, examples, ["chosen", "rejected"])
-    assert store.num_computed == 2
+    assert store.num_computed == 1, "a pair is scored in one pass"
     again = ReferenceStore(tmp_path, weights="w")
     second = again.logps(policy, examples, ["chosen", "rejected"])
     assert again.num_computed == 0
@@ -22,6 +22,11 @@ def test_log_probs_are_computed_once_and_a_damaged_file_again(tmp_path):
     path.write_bytes(damaged)
     third = again.logps(policy, examples, ["chosen", "rejected"])
     assert again.num_computed == 1
+    alone = ReferenceStore(tmp_path, weights="w")
+    for entry, known in zip(alone.logps(policy, examples, ["rejected"]), third, strict=True):
+        assert set(entry) == {"rejected"}
+        np.testing.assert_array_equal(entry["rejected"], known["rejected"])
+    assert alone.num_computed == 0
     expected = score(policy, examples, ["chosen", "rejected"])
     for entries in zip(first, second, third, expected, strict=True):
         for role in ("chosen", "rejected"):
