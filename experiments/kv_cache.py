@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -57,11 +57,14 @@ class RowCache(Cache):
     def width(self) -> int:
         return self.end - self.start
 
-    def add(self, prompts: DynamicCache) -> None:
-        """Append the rows of a left-padded prefill. It may not be wider than the window, unless that is empty."""
+    def add(self, prompts: DynamicCache, owner: Int[Tensor, " n"]) -> None:
+        """Append n rows, which take row `owner[i]` of a left-padded prefill.
+
+        That may not be wider than the window, unless the window is empty.
+        """
         new = list(_states(prompts))
-        num_new, _, width, _ = new[0][0].shape
-        rows = slice(self.num_rows, self.num_rows + num_new)
+        width = new[0][0].shape[2]
+        rows = slice(self.num_rows, self.num_rows + len(owner))
         if not self.num_rows:
             self.layers = [RowLayer(self, states) for states in new]
             self.start, self.end = 0, width
@@ -69,7 +72,7 @@ class RowCache(Cache):
         assert width <= self.width, "longer prompts come first"
         for layer, states in zip(self._rows(), new, strict=True):
             for buffer, tensor in zip(layer.states, states, strict=True):
-                buffer[rows, :, self.end - width : self.end] = tensor
+                buffer[rows, :, self.end - width : self.end] = tensor[owner]
         self.num_rows = rows.stop
 
     def advance(self) -> None:

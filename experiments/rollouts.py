@@ -124,12 +124,14 @@ class Rollouts(Source):
                 top_p=sampling.top_p,
                 seed=_seed(self.seed, "sampling", number),
                 batch_size=DECODED_TOGETHER.get(policy.device.type, DECODED_TOGETHER["cuda"]),
+                logps=True,
             )
         samples = [
             Sample(
                 sequence=data.Sequence(prompt, np.array(response.token_ids, dtype=np.int32)),
                 text=response.text,
                 finished=response.finished,
+                logps=np.array(response.logps, dtype=np.float32),
             )
             for prompt, response in zip(asked, responses, strict=True)
         ]
@@ -163,9 +165,9 @@ class Rollouts(Source):
 
     @torch.no_grad()
     def _recorded(self, rows: list[Rollout]) -> list[Rollout]:
-        """With log-probs of the policy, of the reference and values of the critic, where the method reads them."""
+        """With log-probs of the reference and values of the critic, where the method reads them."""
         flat, method, policy = flatten(rows), self.method, self.stage.policy
-        found: list[dict[str, Any]] = [{"logps": entry["sampled"]} for entry in score(policy, flat, ["sampled"])]
+        found: list[dict[str, Any]] = [{} for _ in flat]
         pairs = method.sampling.keep == "pair"
         if method.needs("reference", "sampled") or (pairs and method.needs("reference")):
             for own, entry in zip(found, self._reference(flat), strict=True):

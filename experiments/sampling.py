@@ -34,6 +34,7 @@ class Response:
     text: str
     token_ids: tuple[int, ...]
     finished: bool  # by the model itself, not by the limit on new tokens
+    logps: tuple[float, ...] = ()  # of each token, at temperature 1, where they were asked for
 
     @property
     def num_tokens(self) -> int:
@@ -50,6 +51,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     batch_size: int = 16,
+    logps: bool = False,
     progress: Callable[[int, int], None] | None = None,
     on_response: Callable[[int, Response], None] | None = None,
 ) -> list[Response]:
@@ -58,6 +60,7 @@ def generate(
     A prompt is a conversation, which goes through the chat template, or tokens, which go in as they are. Each draws
     from a generator of its own, seeded by `seed`, its tokens and how many equal prompts come before it: its response
     depends neither on the batch it shares (but for float error) nor on the other prompts, and equal prompts differ.
+    With `logps` it says how likely each of its tokens was.
 
     `on_response(index, response)` is called as soon as a response is complete, `progress(done, total)` after it.
     Raises ValueError for an empty prompt, one that the model's context cannot hold together with `max_new_tokens`,
@@ -74,11 +77,12 @@ def generate(
     responses: dict[int, Response] = {}
     # no_grad, not inference_mode: what a model caches must stay fit for training
     with _evaluating(model), torch.no_grad(), packed_linears(model):
-        for row in _decode(model, queue, stops, max_new_tokens, temperature, top_p, batch_size):
+        decoding = _Decoding(max_new_tokens, temperature, top_p, batch_size, logps)
+        for row in _decode(model, queue, stops, decoding):
             finished = row.tokens[-1] in stops
             text = tokenizer.decode(row.tokens[:-1] if finished else row.tokens, skip_special_tokens=True)
             assert isinstance(text, str)
-            response = Response(text, tuple(row.tokens), finished)
+            response = Response(text, tuple(row.tokens), finished, tuple(row.logps))
             responses[row.index] = response
             if on_response:
                 on_response(row.index, response)
@@ -112,6 +116,7 @@ class _Row:
     prompt: list[int]
     generator: torch.Generator
     tokens: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
 
     @property
     def length(self) -> int:
@@ -119,21 +124,23 @@ class _Row:
         return len(self.prompt) + len(self.tokens) - 1
 
 
-def _decode(
-    model: nn.Module,
-    queue: list[_Row],
-    stops: frozenset[int],
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    batch_size: int,
-) -> Iterator[_Row]:
+@dataclass(frozen=True)
+class _Decoding:
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    batch_size: int
+    logps: bool
+
+
+def _decode(model: nn.Module, queue: list[_Row], stops: frozenset[int], decoding: _Decoding) -> Iterator[_Row]:
     """Yield rows as they end. `queue` holds the longest prompts first."""
-    cache, live, waiting = RowCache(batch_size), list[_Row](), list(reversed(queue))
+    cache, live, waiting = RowCache(decoding.batch_size), list[_Row](), list(reversed(queue))
     # A prefill costs about as much as a step even for one short prompt: wait until a quarter of the rows is free.
-    patience = max(1, batch_size // 4)
+    patience = max(1, decoding.batch_size // 4)
     while live or waiting:
-        newcomers = _admit(waiting, batch_size - len(live)) if batch_size - len(live) >= patience else []
+        free = decoding.batch_size - len(live)
+        newcomers = _admit(waiting, free) if free >= patience else []
         if newcomers:
             logits = _prefill(model, newcomers, cache)
             read = newcomers
@@ -141,10 +148,15 @@ def _decode(
         else:
             logits = _step(model, live, cache)
             read = live
-        for row, token in zip(read, _choose(logits, read, temperature, top_p), strict=True):
+        for row, token in zip(read, _choose(logits, read, decoding.temperature, decoding.top_p), strict=True):
             row.tokens.append(token)
+        if decoding.logps:
+            taken = torch.tensor([[row.tokens[-1]] for row in read], device=logits.device)
+            values = logits.float().gather(-1, taken)[:, 0] - logits.float().logsumexp(-1)
+            for row, value in zip(read, values.tolist(), strict=True):
+                row.logps.append(value)
         for i in reversed(range(len(live))):
-            if live[i].tokens[-1] in stops or len(live[i].tokens) == max_new_tokens:
+            if live[i].tokens[-1] in stops or len(live[i].tokens) == decoding.max_new_tokens:
                 yield live[i]
                 cache.remove(i)
                 live[i] = live[-1]
@@ -165,15 +177,18 @@ def _admit(waiting: list[_Row], free: int) -> list[_Row]:
 
 
 def _prefill(model: nn.Module, rows: list[_Row], cache: RowCache) -> Float[Tensor, "b v"]:
-    """Read the prompts of `rows`, padded on the left, into the cache; the logits of their first tokens."""
-    width = max(len(row.prompt) for row in rows)
-    ids = [[0] * (width - len(row.prompt)) + row.prompt for row in rows]
-    pads = torch.tensor([width - len(row.prompt) for row in rows])[:, None]
+    """Read the prompts of `rows` into the cache, equal ones once, padded on the left; the logits of first tokens."""
+    places: dict[tuple[int, ...], int] = {}
+    owner = [places.setdefault(tuple(row.prompt), len(places)) for row in rows]
+    width = max(map(len, places))
+    ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in places]
+    pads = torch.tensor([width - len(prompt) for prompt in places])[:, None]
     columns = torch.arange(width)
     prompts = DynamicCache()  # without a config: sliding layers keep all their keys, as the mask expects
     logits = _forward(model, torch.tensor(ids), columns >= pads, (columns - pads).clamp(min=0), prompts)
-    cache.add(prompts)
-    return logits
+    own = torch.tensor(owner, device=logits.device)
+    cache.add(prompts, own)
+    return logits[own]
 
 
 def _step(model: nn.Module, rows: list[_Row], cache: RowCache) -> Float[Tensor, "b v"]:

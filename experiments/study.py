@@ -25,11 +25,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.manifest import now
-from experiments.study_record import Direction, State, StudyRecord, TrialRecord, write_study
-from experiments.study_sampler import SAMPLERS, Numbered, failure, origin, pruner
+from experiments.study_attempts import ATTEMPTS, by_origin, killed, origin, trial_record, unborn
+from experiments.study_record import Direction, StudyRecord, write_study
+from experiments.study_sampler import SAMPLERS, Numbered, pruner
 from registry.catalogue import nearest
 
-ATTEMPTS = 5  # a trial that takes its process down each time has failed
 HEARTBEAT_SECONDS, GRACE_SECONDS = 30, 120
 WAIT_SECONDS = 1.0  # between two looks at the trials of other workers
 Report = Callable[[float, int], None]  # an intermediate value and its step; raises TrialPruned
@@ -148,10 +148,8 @@ class Study:
 
     def record(self) -> StudyRecord:
         """What has become of the study so far."""
-        attempts: dict[int, list[FrozenTrial]] = {}
-        for trial in self._study.get_trials(deepcopy=False):
-            attempts.setdefault(origin(trial), []).append(trial)
-        trials = [_trial_record(place, group) for place, group in enumerate(attempts.values()) if not _unborn(group)]
+        attempts = by_origin(self._study.get_trials(deepcopy=False))
+        trials = [trial_record(place, group) for place, group in enumerate(attempts.values()) if not unborn(group)]
         design = self.design
         return StudyRecord(
             name=design.name,
@@ -223,11 +221,8 @@ class Study:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 optuna.storages.fail_stale_trials(self._study)
-        attempts: dict[int, list[FrozenTrial]] = {}
-        for trial in self._study.get_trials(deepcopy=False):
-            attempts.setdefault(origin(trial), []).append(trial)
-        for number, group in attempts.items():
-            if all(map(_killed, group)) and len(group) < ATTEMPTS:
+        for number, group in by_origin(self._study.get_trials(deepcopy=False)).items():
+            if all(map(killed, group)) and len(group) < ATTEMPTS:
                 self._study.add_trial(
                     optuna.create_trial(
                         state=TrialState.WAITING,
@@ -268,43 +263,6 @@ def _held(gate: FileLock) -> Iterator[FileLock]:
     finally:
         if gate.is_locked:
             gate.release()
-
-
-def _killed(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.FAIL and failure(trial) is None
-
-
-def _unborn(group: Sequence[FrozenTrial]) -> bool:
-    """Queued at the study's beginning and not begun by anybody."""
-    return len(group) == 1 and group[0].state == TrialState.WAITING
-
-
-def _trial_record(index: int, group: Sequence[FrozenTrial]) -> TrialRecord:
-    """The attempt that counts: one that ended, else one that runs, else the last."""
-    order = {TrialState.RUNNING: 1, TrialState.WAITING: 2}
-    counted = min(group, key=lambda trial: (3 if _killed(trial) else order.get(trial.state, 0), -trial.number))
-    infeasible = any(value > 0 for value in counted.constraints.values())
-    states: dict[TrialState, State] = {
-        TrialState.COMPLETE: "infeasible" if infeasible else "complete",
-        TrialState.PRUNED: "pruned",
-        TrialState.FAIL: "failed" if not _killed(counted) or len(group) >= ATTEMPTS else "waiting",
-        TrialState.RUNNING: "running",
-        TrialState.WAITING: "waiting",
-    }
-    facts = dict(counted.user_attrs.get("facts", {}))
-    if _killed(counted) and len(group) >= ATTEMPTS:
-        facts["failure"] = f"its process was killed {len(group)} times"
-    return TrialRecord(
-        index=index,
-        number=counted.number,
-        state=states[counted.state],
-        params=counted.params,
-        values=tuple(counted.values or ()) if counted.state == TrialState.COMPLETE else (),
-        constraints=dict(counted.constraints),
-        seconds=float(facts.pop("seconds", 0.0)),
-        attempts=len(group),
-        facts=facts,
-    )
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:

@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from experiments.study_attempts import failure
 from registry.catalogue import nearest
 
 # Before the model of the objective proposes anything; few, because a trial is a training run
@@ -38,16 +39,6 @@ def pruner(name: str) -> optuna.pruners.BasePruner:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.pruners.WilcoxonPruner()
     return optuna.pruners.NopPruner()
-
-
-def origin(trial: FrozenTrial | optuna.Trial) -> int:
-    """The number of the trial that this one repeats after a kill, or its own."""
-    return int(trial.user_attrs.get("origin", trial.number))
-
-
-def failure(trial: FrozenTrial) -> str | None:
-    """Why the trial failed; None where it did not, or was killed."""
-    return None if trial.state != TrialState.FAIL else trial.user_attrs.get("facts", {}).get("failure")
 
 
 def informed(study: optuna.Study) -> optuna.Study:

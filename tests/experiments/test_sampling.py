@@ -59,6 +59,35 @@ def test_greedy_responses_equal_transformers_one_by_one_and_in_batches_of_any_si
         ]
 
 
+def test_log_probs_are_those_of_a_forward_at_temperature_one(family):
+    model, tokenizer = chatty(family)
+    prompts = [[5, 6, 7], [5, 6, 7], [9, 8, 7, 6, 5, 4]]
+    responses = generate(
+        model, tokenizer, prompts, max_new_tokens=12, temperature=0.7, top_p=0.9, batch_size=4, logps=True
+    )
+    for prompt, response in zip(prompts, responses, strict=True):
+        ids = torch.tensor([[*prompt, *response.token_ids]])
+        with torch.no_grad():
+            logps = model(ids).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+        expected = logps.gather(-1, torch.tensor(response.token_ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(response.logps), expected, rtol=1e-4, atol=1e-4)
+    assert not generate(model, tokenizer, prompts[:1], max_new_tokens=2)[0].logps, "nobody asked"
+
+
+def test_equal_prompts_are_read_once():
+    model, tokenizer = tiny_model("llama3"), tiny_tokenizer("llama3")
+    read = []
+    hook = model.model.embed_tokens.register_forward_hook(lambda module, given, made: read.append(tuple(given[0].shape)))
+    prompts = [[5, 6, 7, 8]] * 6 + [[9, 10]] * 2
+    together = generate(model, tokenizer, prompts, max_new_tokens=5, temperature=1.0, batch_size=8)
+    hook.remove()
+    assert read[0] == (2, 4), "two prompts, whoever asks them"
+    assert read[1][0] == 8
+    apart = generate(model, tokenizer, prompts, max_new_tokens=5, temperature=1.0, batch_size=1)
+    assert [response.token_ids for response in together] == [response.token_ids for response in apart]
+    assert len({response.token_ids for response in together[:6]}) > 1
+
+
 def test_rows_are_computed_only_for_tokens_that_are_kept():
     model, tokenizer = chatty("llama3")
     prompts = random_prompts(40, len(tokenizer), shortest=2)  # so that only a step is one token wide
