@@ -42,7 +42,7 @@ from methods.types import Role
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DECODED_TOGETHER = {"cpu": 16, "cuda": 128}  # responses in the making
+DECODED_TOGETHER = {"cpu": 32, "cuda": 128}  # responses in the making
 REWARDED_TOGETHER = 8  # prompts, with all their samples
 
 
