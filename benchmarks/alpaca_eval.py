@@ -14,7 +14,6 @@ order them as raw win rates do. What they add is a scale on which a difference p
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import math
@@ -22,10 +21,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
+from benchmarks.cli import Parser
 from benchmarks.length_control import Judgements, LengthControl, length_control
 from benchmarks.ratings import Battle, Rating, bradley_terry
 from benchmarks.resampling import resample_counts
@@ -166,13 +165,9 @@ def _preference(text: str, place: str) -> float | None:
     return value - 1 if value else 0.5
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _Parser("python -m benchmarks.alpaca_eval", description="Length-controlled win rates of judgements.")
+    """Exit status 0, or 2 for a mistake of the user's, told in one line."""
+    parser = Parser("alpaca_eval", "Length-controlled win rates of judgements.")
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE.csv[.gz]")
     parser.add_argument("--difficulty", type=Path, metavar="FILE.csv[.gz]", help="AlpacaEval's, of each instruction")
     parser.add_argument("--resamples", type=int, default=1000, help="for the standard error (1000)")
@@ -201,7 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rng = np.random.default_rng(options.seed)
         ratings = rate_all(annotations, rng=rng, num_resamples=options.resamples) if options.ratings else {}
     except (ValueError, OSError, EOFError, csv.Error) as error:
-        parser.error(str(error))
+        sys.stderr.write(f"{error}\n")
+        return 2
     _write(controlled, ratings)
     return 0
 

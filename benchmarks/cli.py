@@ -1,4 +1,4 @@
-"""The options of the main command, and nothing that is slow to import."""
+"""The options of the commands, and nothing that is slow to import."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from registry.datasets import DEFAULT_DATASET
 from registry.models import DEFAULT_MODEL
@@ -14,17 +15,27 @@ from registry.models import DEFAULT_MODEL
 KINDS = ("methods", "models", "datasets", "tasks")
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """That of `python -m benchmarks.COMMAND`: a mistake is one line and exit status 2, an option is written out."""
+
+    def __init__(self, command: str, description: str) -> None:
+        # --temp must never be read as --temperatures
+        super().__init__(prog=f"python -m benchmarks.{command}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message}; see {self.prog} --help\n")
+
+
+def parser() -> Parser:
     """Every option of `python -m benchmarks.run`."""
-    made = argparse.ArgumentParser(
-        prog="python -m benchmarks.run",
-        description="Train alignment methods on the same pairs from the same model, evaluate and rank them.",
-        allow_abbrev=False,  # --temperature must never be read as --temperatures
-    )
+    made = Parser("run", "Train alignment methods on the same pairs from the same model, evaluate and rank them.")
     _training_options(made)
     add = made.add_argument
     add("--seeds", default="0", help="0,1,2: one run a method and seed (default: 0)")
-    add("--tasks", default="held_out,ifeval", help="what to evaluate (default: held_out,ifeval)")
+    add(
+        "--tasks",
+        help="what to evaluate (default: held_out,ifeval; with the data set constraints held_out,constraints)",
+    )
     add("--held-out-pairs", type=int, help="held-out rows to take (default: all)")
     add("--num-prompts", type=int, help="prompts of a generation task (default: all)")
     add("--max-new-tokens", type=int, help="length limit of a response (default: the task's, the method's)")
@@ -38,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _task_options(made: argparse.ArgumentParser) -> None:
+def _task_options(made: Parser) -> None:
     """What belongs to single tasks: each option sets the field of that name, in every task that has it."""
     add = made.add_argument_group("options of tasks").add_argument
     add("--temperature", type=_temperature, metavar="T", help="of a generation task's answers (default: 0, greedy)")
@@ -55,27 +66,30 @@ def _task_options(made: argparse.ArgumentParser) -> None:
 
 
 def _temperature(text: str) -> float:
-    number = float(text)
+    number = _number(text)
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no temperature; give 0, which is greedy, or a number above it")
     return number
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(number) for number in text.split(","))
+    return tuple(map(_number, text.split(",")))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def search_parser() -> argparse.ArgumentParser:
+def search_parser() -> Parser:
     """Every option of `python -m benchmarks.search`."""
-    made = argparse.ArgumentParser(
-        prog="python -m benchmarks.search",
-        description="Search hyperparameters, with the same budget for every method, on the dev split.",
-        allow_abbrev=False,
-    )
+    made = Parser("search", "Search hyperparameters, with the same budget for every method, on the dev split.")
     _training_options(made)
     add = made.add_argument
     budget = made.add_mutually_exclusive_group()
@@ -104,7 +118,7 @@ def search_parser() -> argparse.ArgumentParser:
     return made
 
 
-def _training_options(made: argparse.ArgumentParser) -> None:
+def _training_options(made: Parser) -> None:
     """What a comparison and a search share: what is trained, on what, and how."""
     add = made.add_argument
     add("--methods", default="dpo,ganpo_dpo", help="names or formulas: dpo,ganpo_dpo,ipo+latent")

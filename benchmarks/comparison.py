@@ -26,7 +26,7 @@ from experiments.study_record import StudyRecord
 from methods import resolve
 from methods.protocols import Adversary, Method
 from registry import flatten, override
-from registry.datasets import DATASETS
+from registry.datasets import DATASETS, DEFAULT_TASK
 from registry.models import MODELS
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def settle(options: argparse.Namespace) -> Comparison:
     studies = {name: tuned.find(name, options, seeds) for name in names if tuned.is_tuned(name)}
     found = {name: method_of(name, options.model, overrides, studies.get(name)) for name in names}
     methods = {name: _limited(method, options.max_new_tokens) for name, method in found.items()}
-    tasks = [task_of(name, options) for name in unique(options.tasks)]
+    tasks = [task_of(name, options) for name in unique(options.tasks or _tasks_of(options.dataset))]
     planning = options.dry_run and options.model in MODELS
     model = options.model if planning else _model_of(options)
     tokenizer = _tokenizer_at_hand(options.model) if planning else load_tokenizer(model)
@@ -119,6 +119,11 @@ def method_of(name: str, model: str, overrides: Overrides, study: StudyRecord | 
         resolvable = isinstance(part, Adversary) and part.lr is None
         regularizers.append(dataclasses.replace(part, lr=lr / 2) if resolvable else part)  # type: ignore[type-var]
     return dataclasses.replace(spec, lr=lr, regularizers=tuple(regularizers))
+
+
+def _tasks_of(dataset: str) -> str:
+    """What is evaluated where no --tasks say it."""
+    return f"held_out,{DATASETS[dataset].task if dataset in DATASETS else DEFAULT_TASK}"
 
 
 def _limited(method: Method, max_new_tokens: int | None) -> Method:

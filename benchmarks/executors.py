@@ -74,13 +74,19 @@ class Ray:
 
     def _check(self, machines: Sequence[Mapping[str, float]]) -> None:
         """ValueError if no machine alone has what a cell asks for: Ray would wait for one."""
-        for name, wanted in {"CPU": self.cpus, "GPU": self.gpus}.items():
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        for name, number in wanted.items():
             largest = max((machine.get(name, 0) for machine in machines), default=0)
-            if wanted > largest:
+            if number > largest:
                 raise ValueError(
-                    f"a cell asks for {wanted:g} {name} and the largest machine of the Ray cluster has {largest:g};"
+                    f"a cell asks for {number:g} {name} and the largest machine of the Ray cluster has {largest:g};"
                     f" ask for less with --{name.lower()}s-per-cell, or add a larger machine"
                 )
+        if not any(all(machine.get(name, 0) >= number for name, number in wanted.items()) for machine in machines):
+            raise ValueError(
+                f"a cell asks for {self.cpus:g} CPU and {self.gpus:g} GPU, and no machine of the Ray cluster has both;"
+                " ask for less with --cpus-per-cell or --gpus-per-cell, or add a larger machine"
+            )
 
 
 def load_ray() -> Any:

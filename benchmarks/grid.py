@@ -261,7 +261,8 @@ class Grid:
             tracker.finish(parent, artifacts=tuple(paths))
         for table in board.tables:
             if table.data["tokens"] == self.data.digest and table.model["weights"] == self.weights:
-                Console().print(leaderboard.terminal_table(table))
+                console = Console()
+                console.print(*leaderboard.terminal_tables(table, console))
 
     def _progress(self) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -8,19 +8,20 @@ each table by itself as LaTeX and CSV.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.cli import Parser
 from benchmarks.reporting.board import Leaderboard, Table
-from benchmarks.reporting.exports import comma_separated, export, terminal_table
+from benchmarks.reporting.exports import comma_separated, export
 from benchmarks.reporting.latex import latex
 from benchmarks.reporting.report import write_report
 from benchmarks.reporting.tables import build
+from benchmarks.reporting.terminal import terminal_tables
 from experiments.manifest import write_atomically
 
-__all__ = ["Leaderboard", "Table", "build", "export_tables", "main", "terminal_table", "write"]
+__all__ = ["Leaderboard", "Table", "build", "export_tables", "main", "terminal_tables", "write"]
 
 
 def write(board: Leaderboard, out: Path) -> list[Path]:
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Rebuild everything from the store; the exit status is 2 where there is no store."""
     from rich.console import Console
 
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.leaderboard", description=__doc__.split("\n\n")[0])
+    parser = Parser("leaderboard", __doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path(".advalign"), help="the output folder (default: .advalign)")
     parser.add_argument("--export", type=Path, metavar="DIR", help="also write each table as LaTeX and CSV to DIR")
     options = parser.parse_args(arguments)
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.export is not None:
         paths += export_tables(board, options.export)
     for table in board.tables:
-        console.print(terminal_table(table))
+        console.print(*terminal_tables(table, console))
     for entry in board.skipped:
         console.print(f"left out: {entry.path}: {entry.reason}", style="dim", markup=False)
     console.print(f"written: {', '.join(str(path) for path in paths)}", markup=False)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.cli import Parser
 from benchmarks.constraint_prompts.plan import Planned, plan
 from benchmarks.constraint_prompts.rows import Sample, build_row, family_rates
 from benchmarks.run import guarded
@@ -149,7 +150,7 @@ def _provenance(recipe: Recipe, rows: Sequence[Mapping[str, Any]], digests: Mapp
 
 def main(arguments: Sequence[str] | None = None) -> int:
     defaults = Recipe(model=DEFAULT_MODEL, weights="")
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.make_constraints", description=__doc__)
+    parser = Parser("make_constraints", __doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, required=True, help="the folder of the result")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="who answers (default: %(default)s)")

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from benchmarks.cli import Parser
 from benchmarks.presets import PRESETS, Arm, Preset, Scale, ScaleName
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Commands = Mapping[tuple[str, ...], Sequence[str]]  # by the labels of the arms 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 whatever the verdicts, 2 for a mistake of the user's, or what the main command returned."""
-    made = argparse.ArgumentParser(prog="python -m benchmarks.reproduce", description=__doc__.split("\n\n")[0])
+    made = Parser("reproduce", __doc__.split("\n\n")[0])
     made.add_argument("name", nargs="?", help="a preset; without one they are listed")
     made.add_argument("--scale", choices=get_args(ScaleName), default="small", help="default: small")
     made.add_argument("--out", type=Path, default=Path(".advalign"), help="below it: reproduce/SCALE")
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--dry-run", action="store_true", help="show the commands, their plans and the claims; run nothing"
     )
     options, further = made.parse_known_args(arguments)
+    if options.name is None and further:
+        made.error(f"{' '.join(further)}: name a preset before the options of benchmarks.run")
     from rich.console import Console
 
     console = Console()

@@ -7,11 +7,13 @@ pairs an update: the setting of SimPO's and GANPO's papers. What is assumed rath
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import costs
+from benchmarks.cli import Parser
 from benchmarks.machine import Machine
 from experiments.experiment import Training
 from experiments.models import meta_model
@@ -106,10 +108,13 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page; there are no options but --help."""
+    Parser("scale", __doc__).parse_args(arguments)
     text = "\n".join(f"- {assumption}" for assumption in ASSUMED)
     PAGE.write_text(TABLE.sub(lambda _: f"Assumed:\n\n{text}\n\n{table()}", PAGE.read_text()))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

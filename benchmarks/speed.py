@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import speed_sections
+from benchmarks.cli import Parser
 from experiments.manifest import write_json
 from registry.datasets import DEFAULT_DATASET
 from registry.models import DEFAULT_MODEL
@@ -179,8 +180,8 @@ def _table(targets: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n")[0])
+def _parser() -> Parser:
+    made = Parser("speed", __doc__.split("\n")[0])
     made.add_argument("--quick", action="store_true", help="one repetition of one step: whether it works, no figures")
     made.add_argument("--model", default=DEFAULT_MODEL, help=f"a preset or a folder (default: {DEFAULT_MODEL})")
     made.add_argument("--sections", default=",".join(SECTIONS), help=f"which of {', '.join(SECTIONS)}")

@@ -9,6 +9,7 @@ from registry.cards import Paper
 from registry.catalogue import Catalogue
 from registry.packages import DPO_EN_DEMO, KTO_EN_DEMO
 
+DEFAULT_TASK = "ifeval"
 Kind = Literal["paired", "unpaired", "preferential"]
 # trl: TRL's column names, plain text or messages of role and content.
 # sharegpt: `conversations` of {"from", "value"} (system, human, gpt), then `chosen` and `rejected`, one message each.
@@ -19,7 +20,9 @@ Layout = Literal["trl", "sharegpt", "messages", "transcript"]
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetPreset:
-    """Preferences by name. `contaminates` names the tasks whose prompts a policy trained on these rows has seen."""
+    """Preferences by name. `contaminates` names the tasks whose prompts a policy trained on these rows has seen,
+    `task` the one that generates answers to prompts most like them.
+    """
 
     name: str
     kind: Kind
@@ -30,6 +33,7 @@ class DatasetPreset:
     split: str = "train"  # our own splits are made within this one
     num_rows: int | None = None
     contaminates: tuple[str, ...] = ()
+    task: str = DEFAULT_TASK
     package: PackageAsset | None = None
     file: Path | None = None  # in this repository
     nested: str | None = None  # the column that holds a list of rows, which have their record's other columns too
@@ -126,6 +130,7 @@ IFEVAL = Paper(title="Instruction-Following Evaluation for Large Language Models
 DATASETS.add(
     DatasetPreset(
         name="constraints",
+        task="constraints",
         kind="paired",
         layout="trl",
         num_rows=580,
@@ -139,6 +144,7 @@ DATASETS.add(
 DATASETS.add(
     DatasetPreset(
         name="constraints_preferential",
+        task="constraints",
         kind="preferential",
         layout="trl",
         num_rows=1_196,

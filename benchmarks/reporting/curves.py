@@ -55,6 +55,7 @@ class Group:
     panels: tuple[Markup, ...]
     folded: bool = False
     named: bool = False  # the panels name their marks, so no legend is needed
+    rows: frozenset[str] | None = None  # whose marks the legend explains; None: of all
 
 
 def groups(rows: Sequence[Row], styles: Styles) -> list[Group]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,20 @@ def changed(method: str, hyperparameters: Mapping[str, Any], siblings: Iterable[
         if differs or any(not _equal(other.get(name), value) for other in others):
             shown[name] = value
     return shown
+
+
+def shared_settings(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
+    """Of (method, hyperparameters, what its name would show): what several methods show and no row has otherwise.
+
+    It tells no row from another, so that one sentence under the table says it of all.
+    """
+    common: dict[str, Any] = {}
+    for name, value in ((name, value) for _, _, shown in rows for name, value in shown.items()):
+        having = [method for method, own, _ in rows if name in own]
+        showing = [method for method, _, shown in rows if name in shown and _equal(shown[name], value)]
+        if having == showing and len(set(showing)) > 1:
+            common[name] = value
+    return common
 
 
 def control(hyperparameters: Mapping[str, Any]) -> str | None:

@@ -1,23 +1,20 @@
-"""A leaderboard as Markdown, CSV, JSON and a table for the terminal."""
+"""A leaderboard as Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks.reporting import figures, references
+from benchmarks.reporting import references
 from benchmarks.reporting.board import Leaderboard, Row, Table
 from benchmarks.reporting.columns import Column, Score
-from benchmarks.reporting.descriptions import UNTRAINED
+from benchmarks.reporting.text import cells, from_untrained, headings, sentences
 from benchmarks.statistics import Comparison, Interval
 from experiments.manifest import write_atomically, write_json
-
-if TYPE_CHECKING:
-    import rich.table
 
 CSV_FIELDS = (
     *("table", "model", "adaptation", "data", "tokens", "method", "hyperparameters", "control", "seeds"),
@@ -55,48 +52,6 @@ def markdown(board: Leaderboard) -> str:
     return "\n".join(lines)
 
 
-def sentences(table: Table) -> list[str]:
-    """What has to be said under a table before anyone quotes it."""
-    detectable = [
-        sentence for column in table.ranked if (sentence := figures.few(column) or figures.detectable(column))
-    ]
-    ruled = [
-        f"{column.name} is by the reward of each row's own method ({', '.join(sorted(set(column.rules.values())))}); "
-        "against the untrained model like is compared with like."
-        for column in table.ranked
-        if column.rules
-    ]
-    plumbing = [
-        f"{column.name} is no measure of quality: {reason}."
-        for column in table.columns
-        for reason in sorted(
-            {str(extras["plumbing_only"]) for extras in _extras(table, column) if extras.get("plumbing_only")}
-        )
-    ]
-    biased = [sentence for column in table.columns if (sentence := _position_bias(table, column))]
-    return [*table.notes, *plumbing, *biased, *ruled, *detectable]
-
-
-def _position_bias(table: Table, column: Column) -> str | None:
-    """How often a judge that saw both orders took the second answer, over all duels of all rows."""
-    found = [bias for extras in _extras(table, column) if (bias := extras.get("position_bias"))]
-    if not found:
-        return None
-    duels = sum(bias["num_duels"] for bias in found)
-    second, same = (sum(b[key] * b["num_duels"] for b in found) / duels for key in ("second_wins", "consistent"))
-    return (
-        f"{column.name}: of {duels:.0f} duels judged in both orders the answer shown second won "
-        f"{figures.value(second, share=True)} % (a fair judge: 50), and {figures.value(same, share=True)} % had one "
-        "winner in both; a verdict is the mean of the two."
-    )
-
-
-def _extras(table: Table, column: Column) -> Iterator[Mapping[str, Any]]:
-    for row in table.rows:
-        if column.task in row.scores:
-            yield from row.scores[column.task].extras
-
-
 def comma_separated(board: Leaderboard) -> str:
     """One line for each row, task and value that tables show, numbers unrounded and not in per cent."""
     text = io.StringIO()
@@ -124,94 +79,6 @@ def as_json(board: Leaderboard) -> dict[str, Any]:
         "published": {"ranked": False, "note": references.NOTE, "tables": [vars(table) for table in board.published]},
         "skipped": [vars(entry) for entry in board.skipped],
     }
-
-
-def terminal_table(table: Table) -> rich.table.Table:
-    """What the main command prints at its end: narrower than the report, ± half an interval."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table as RichTable
-
-    seeds = sorted({len(row.seeds) for row in table.rows if row.seeds})
-    counted = " or ".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
-    title = f"{table.title} · {counted}" if seeds else table.title
-    shown = RichTable(title=escape(title), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
-    controls = [f"† {row.name}: {row.control}" for row in table.rows if row.control]
-    shown.caption = escape("\n".join([*controls, *sentences(table)]))
-    names = ["method"]
-    for column in table.ranked:
-        names += ["#", column.task + (" %" if column.share else ""), "against\nuntrained"]
-        names += [_heading(column, value).replace("_", " ") for value in column.beside]
-    for heading in (*names, "mean\nlength", "time", "over-\nhead"):
-        shown.add_column(
-            escape(heading), justify="left" if heading == "method" else "right", no_wrap=heading == "method"
-        )
-    for row in table.rows:
-        style = "dim" if row.method == "base" else "italic" if row.control else None
-        shown.add_row(*(escape(cell) for cell in _terminal_cells(table, row)), style=style)
-    return shown
-
-
-def _terminal_cells(table: Table, row: Row) -> list[str]:
-    cells = [f"{row.name} †" if row.control else row.name]
-    for column in table.ranked:
-        score = row.scores.get(column.task)
-        if score is None:
-            cells += [figures.NONE] * (3 + len(column.beside))
-            continue
-        cells += [str(score.rank or figures.NONE), figures.plus_minus(score.interval, share=column.share)]
-        against = score.difference
-        cells.append(figures.plus_minus(against, share=column.share, signed=True) if against else figures.NONE)
-        cells += [figures.plus_minus(score.others[value], share=value in column.shares) for value in column.beside]
-    clock = figures.clock(row.cost.wall_seconds)
-    return [*cells, figures.length(_mean_length(table, row)), clock, figures.per_cent(row.cost.overhead)]
-
-
-def _mean_length(table: Table, row: Row) -> float | None:
-    """Of the first task that judges what it generates."""
-    lengths = [row.scores[column.task].mean_length for column in table.ranked if column.task in row.scores]
-    return next((length for length in lengths if length is not None), None)
-
-
-def headings(table: Table) -> list[str]:
-    """Of the columns of `cells`."""
-    names = ["method", "seeds"]
-    for column in table.ranked:
-        names += [f"rank ({column.task})", column.name + (" %" if column.share else ""), "against untrained"]
-        for value in column.beside:
-            names += [f"{column.task} {_heading(column, value)}", "against untrained"]
-    return [*names, "mean length", "time", "tokens/s", "peak memory", "overhead"]
-
-
-def cells(table: Table) -> Iterator[list[str]]:
-    """The table as text, row by row."""
-    for row in table.rows:
-        cells = [row.name + (f" ({row.control})" if row.control else ""), str(len(row.seeds) or figures.NONE)]
-        for column in table.ranked:
-            score = row.scores.get(column.task)
-            if score is None:
-                cells += [figures.NONE] * (3 + 2 * len(column.beside))
-                continue
-            cells.append(str(score.rank or figures.NONE))
-            shown = [(column.primary, score.interval, score.difference)]
-            shown += [(value, score.others[value], _against(column, row.name, value)) for value in column.beside]
-            for value, interval, against in shown:
-                share = value in column.shares
-                cells.append(figures.interval(interval, share=share))
-                cells.append(figures.interval(against, share=share, signed=True) if against else figures.NONE)
-        cost = row.cost
-        cells += [figures.length(_mean_length(table, row)), figures.seconds(cost.wall_seconds)]
-        cells += [figures.length(cost.tokens_per_second), figures.memory(cost.peak_memory_bytes)]
-        yield [*cells, figures.per_cent(cost.overhead)]
-
-
-def _heading(column: Column, value: str) -> str:
-    return value + (" %" if value in column.shares else "")
-
-
-def _against(column: Column, row: str, value: str) -> Comparison | None:
-    """What a value beside the primary differs by from the untrained model."""
-    return column.others[value].get((row, UNTRAINED))
 
 
 def _md_table(table: Table) -> list[str]:
@@ -259,7 +126,8 @@ def _score_facts(column: Column, score: Score) -> dict[str, Any]:
 
 def _beside_facts(column: Column, row: str, score: Score, value: str) -> dict[str, Any]:
     """What the line of a value beside the primary has of its own: it ranks nothing."""
-    return _figures(score.others[value], _against(column, row, value)) | {"value": value, "rank": None, "p_holm": None}
+    shown = _figures(score.others[value], from_untrained(column, row, value))
+    return shown | {"value": value, "rank": None, "p_holm": None}
 
 
 def _figures(interval: Interval, against: Comparison | None) -> dict[str, float | None]:

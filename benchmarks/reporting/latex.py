@@ -6,7 +6,7 @@ import re
 
 from benchmarks.reporting import figures
 from benchmarks.reporting.board import Table
-from benchmarks.reporting.exports import cells, headings, sentences
+from benchmarks.reporting.text import cells, headings, sentences
 
 SPECIAL = re.compile(r"[&%$#_{}~^\\]")
 WRITTEN = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}

@@ -25,16 +25,18 @@ Read = Callable[[Step], float | None]
 def earned(table: Table, styles: Styles) -> Group | None:
     """What a run's reward model says of its samples, and what a verifier, or a model that trains no policy, says."""
     sides = {VERIFIED: "Verified reward", JUDGED: "Reward by a model that trains no policy"}
-    made = []
+    made, seen = [], set[str]()
     for key, title in sides.items():
         curves = _one_a_run(table, styles, partial(_ending, LEARNED), partial(_ending, key))
+        seen |= {curve.label for curve in curves}
         if curves:
             made.append(plots.panel(title, curves, note="over the learned reward of the same samples", margin=0.04))
     told = (
         "One line a run, in the order of training. Upwards to the right the learned reward is earned; "
         "to the right without rising, it is gamed."
     )
-    return Group("Learned reward against verified reward", told, tuple(made)) if made else None
+    title = "Learned reward against verified reward"
+    return Group(title, told, tuple(made), rows=frozenset(seen)) if made else None
 
 
 def scaling(table: Table, styles: Styles) -> Group | None:
@@ -43,13 +45,14 @@ def scaling(table: Table, styles: Styles) -> Group | None:
         "Verified reward": partial(_ending, VERIFIED),
         "Accuracy of the reward model": _accuracy,
     }
-    made = []
+    made, seen = [], set[str]()
     for title, quality in sides.items():
         curves = _one_a_run(table, styles, partial(_ending, TOKENS), quality)
+        seen |= {curve.label for curve in curves}
         if curves:
             made.append(plots.panel(title, curves, note="over the tokens consumed by then", margin=0.04))
     told = "One line a run, a point a round. Tokens that the policy generated and that the reward model learnt from."
-    return Group("Quality and tokens consumed", told, tuple(made)) if made else None
+    return Group("Quality and tokens consumed", told, tuple(made), rows=frozenset(seen)) if made else None
 
 
 def anchored(table: Table, styles: Styles) -> Group | None:
@@ -75,12 +78,12 @@ def anchored(table: Table, styles: Styles) -> Group | None:
 
 
 def _one_a_run(table: Table, styles: Styles, x: Read, y: Read) -> list[plots.Curve]:
-    """A line for each run with two points or more; a row's runs after its first are faint."""
+    """A line for each run, a dot for one that drew a single rollout; a row's runs after its first are faint."""
     curves = []
     for row in table.rows:
         for index, run in enumerate(row.runs):
             points = _points(run, x, y)
-            if len(points) > 1:
+            if points:
                 curves.append(plots.Curve(row.name, points, styles[row.name], faint=index > 0))
     return curves
 

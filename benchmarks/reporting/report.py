@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from benchmarks.examples import examples
-from benchmarks.reporting import curves, figures, panels, plots
+from benchmarks.reporting import curves, figures, pages, panels, plots
 from benchmarks.reporting.board import Leaderboard, Row, Table
 from benchmarks.reporting.columns import Column, Score
 from benchmarks.reporting.descriptions import UNTRAINED, describe, untuned
-from benchmarks.reporting.exports import sentences
+from benchmarks.reporting.text import sentences
 from benchmarks.statistics import Comparison, Pair
 from benchmarks.tuning import page as study_page
 from experiments.data_report import DROPPED, NOTED
@@ -30,7 +29,6 @@ PAIRS = (
 FAMILIES = {"by_family": "family", "by_instruction": "instruction"}  # what tasks count verdicts by
 PAIRS_SHOWN = 10  # of the last kind; more are folded
 ROW_NUMBERS = 60  # of a reason; the manifest has them all
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(board: Leaderboard, out: Path) -> Path:
@@ -41,19 +39,9 @@ def write_report(board: Leaderboard, out: Path) -> Path:
 
 
 def render(board: Leaderboard, *, searches: str | None = None) -> str:
-    """The page; `searches` is the page of the studies beside it.
-
-    Everything that a run wrote is escaped: responses and names may hold HTML.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(figures=figures, swatch=plots.swatch, colour=plots.colour)
-    return environment.get_template("report.html.jinja").render(
+    """The page; `searches` is the page of the studies beside it."""
+    return pages.render(
+        "report.html.jinja",
         sections=[_section(table, board) for table in board.tables],
         published=board.published,
         searches=searches,

@@ -1,15 +1,19 @@
-"""Methods as named dots in a plot of two quantities: quality over cost, quality over drift."""
+"""Methods as named dots in a plot of two quantities: quality over cost, quality over drift.
+
+So many that their names would cover each other have numbers instead, which the note explains.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
 from benchmarks.reporting.plots import Scale, colour, frame, whisker
 
 TAG_HEIGHT = 7.0  # of a name beside a dot, in per cent of a plot's height
+MOST_NAMED = 8  # dots
 CHARACTER = 2.2  # the width of one in a name, in per cent of a plot's width
 
 
@@ -35,6 +39,9 @@ def scatter(title: str, dots: Sequence[Dot], *, note: str = "", frontier: bool =
         best = [f"{xs.per_cent(dot.x)} {round(100 - ys.per_cent(dot.y), 2)}" for dot in pareto(dots)]
         marks.insert(0, Markup('<path class="level" d="M{}"/>').format("L".join(best)))
     said = "; ".join(f"{dot.label}: {dot.y:.4g} at {dot.x:.4g}" for dot in dots)
+    if len(dots) > MOST_NAMED:
+        note += ": " + ", ".join(f"{number} {dot.label}" for number, dot in enumerate(dots, start=1))
+        dots = [replace(dot, label=str(number)) for number, dot in enumerate(dots, start=1)]
     tags = [
         Markup('<span class="tag{side}" style="left:{x}%;top:{y}%">{label}</span>').format(
             side=" left" if x > 50 else "", x=x, y=y, label=dot.label

@@ -14,7 +14,16 @@ from typing import Any
 
 from benchmarks.reporting.board import Cost, Leaderboard, Row, Table, machines
 from benchmarks.reporting.columns import Column, compare_rows, mean
-from benchmarks.reporting.descriptions import TUNED, changed, control, describe, is_tuned, label, untuned
+from benchmarks.reporting.descriptions import (
+    TUNED,
+    changed,
+    control,
+    describe,
+    is_tuned,
+    label,
+    shared_settings,
+    untuned,
+)
 from benchmarks.results import BASE, Evaluation, Run, Store, load
 from benchmarks.tasks import load_tasks
 from benchmarks.tuning import tuned
@@ -86,7 +95,10 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
     groups = sorted(variants.values(), key=lambda group: _place(group[0]))
     trained = [run for group in groups for run in group if not run.is_base]
     columns, scores = [], {}
-    names = [label(group[0].method, _changed(group[0], groups)) for group in groups]
+    own = [_changed(group[0], groups) for group in groups]
+    common = shared_settings([(g[0].method, g[0].hyperparameters, mine) for g, mine in zip(groups, own, strict=True)])
+    own = [{name: value for name, value in mine.items() if name not in common} for mine in own]
+    names = [label(group[0].method, mine) for group, mine in zip(groups, own, strict=True)]
     for version in versions.values():
         column, scored = compare_rows({name: _evaluations(g, version) for name, g in zip(names, groups, strict=True)})
         columns.append(column)
@@ -96,15 +108,17 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
             name=name,
             method=group[0].method,
             hyperparameters=group[0].hyperparameters,
-            changed=_changed(group[0], groups),
+            changed=mine,
             control=control(group[0].hyperparameters),
             runs=tuple(group),
             scores={task: scored[name] for task, scored in scores.items() if name in scored},
             cost=_cost(group, groups),
         )
-        for name, group in zip(names, groups, strict=True)
+        for name, group, mine in zip(names, groups, own, strict=True)
     ]
     facts = (trained or list(runs))[0]
+    if common:
+        notes += (f"Not the default, in every row that has it: {label('', common).removeprefix(', ')}.",)
     single = sorted({row.name for row in rows if len(row.seeds) == 1})
     if single:
         notes += (f"{SEEDS_NEEDED} One seed: {', '.join(single)}.",)

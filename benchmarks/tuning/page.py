@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
 
-from benchmarks.reporting import figures
+from benchmarks.reporting import figures, pages
 from benchmarks.tuning.plots import Axis, Kind, Point, bars, history, parallel, scatter
 from experiments.manifest import write_atomically
 from experiments.study_record import (
@@ -24,7 +23,6 @@ from experiments.study_record import (
 )
 
 NAME = "studies.html"
-TEMPLATES = Path(__file__).parents[1] / "reporting" / "templates"
 SYMBOLS = {"latent.weight": "λ", "latent.decay": "α", "latent.lr": "discriminator lr"}
 ENOUGH = 8  # trials for an importance
 CHANCE = 0.5
@@ -45,16 +43,8 @@ def render(studies: Sequence[StudyRecord]) -> str:
     arms: dict[str, list[StudyRecord]] = {}
     for study in studies:
         arms.setdefault(f"{study.method}-{study.facts['key']}", []).append(study)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(figures=figures)
     sections = [_section(sorted(group, key=lambda study: study.sampler == "random")) for group in arms.values()]
-    return environment.get_template("studies.html.jinja").render(sections=sections)
+    return pages.render("studies.html.jinja", sections=sections)
 
 
 def importance(study: StudyRecord) -> dict[str, float]:

@@ -133,5 +133,5 @@ def test_one_failure_is_raised_after_the_others_are_done_and_the_impossible_is_r
     with pytest.raises(ValueError, match="a mistake in a cell"):
         list(Ray().run(jobs))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
-    with pytest.raises(ValueError, match="asks for 1000 GPU and the Ray cluster has"):
+    with pytest.raises(ValueError, match="asks for 1000 GPU and the largest machine of the Ray cluster has"):
         list(Ray(gpus=1000).run(jobs))

@@ -41,6 +41,10 @@ def test_a_control_has_the_rate_of_its_claim_and_a_composition_that_no_sweep_saw
     assert method_of("grpo", "smollm2_135m", Overrides({})).lr == METHODS["grpo"].lr
 
 
+def test_a_rate_of_zero_is_a_rate():
+    assert method_of("dpo", "smollm2_135m", Overrides({"dpo.lr": "0"})).lr == 0
+
+
 def test_an_empty_list_of_names_is_refused():
     with pytest.raises(ValueError, match="empty"):
         unique(" , ")
@@ -87,3 +91,16 @@ def test_what_the_policy_is_run_on_must_be_in_every_row(tmp_path):
     check_roles({"kto": resolve("kto").spec}, data)  # each row has one side, and that suffices it
     golden = override(resolve("apo_rjs").spec, {"apo.prior_weight": 0.0})
     check_roles({"apo_rjs": golden}, data)  # a reward model learns from the rows that have an expert
+
+
+@pytest.mark.parametrize(
+    ("words", "tasks"),
+    [
+        ([], ["held_out", "ifeval"]),
+        (["--dataset", "constraints"], ["held_out", "constraints"]),
+        (["--dataset", "constraints", "--tasks", "ifeval"], ["ifeval"]),
+    ],
+)
+def test_a_data_set_says_what_is_evaluated_unless_the_command_does(words, tasks):
+    settled = settle(parser().parse_args(["--methods", "sft", "--dry-run", *words]))
+    assert [task.name for task in settled.tasks] == tasks

@@ -2,11 +2,14 @@
 
 import re
 
+from rich.console import Console
+
 from benchmarks.leaderboard import build
 from benchmarks.reporting import figures
 from benchmarks.reporting.columns import FEWEST_PROMPTS
-from benchmarks.reporting.exports import markdown, terminal_table
+from benchmarks.reporting.exports import markdown
 from benchmarks.reporting.report import render
+from benchmarks.reporting.terminal import terminal_tables
 from tests.benchmarks.synthetic_store import METHODS, write_run, write_store
 from tests.benchmarks.test_report import Page
 
@@ -43,7 +46,7 @@ def test_few_prompts_have_no_interval_no_rank_and_a_reason(tmp_path):
     page = Page(render(board))
     assert "too few for an interval" in page.said
     assert not re.search(r"\d to \d", "".join(page.text))
-    assert terminal_table(table).row_count == 3
+    assert [shown.row_count for shown in terminal_tables(table, Console(width=200))] == [3]
 
 
 def test_half_widths_are_printed_only_where_both_sides_are_equal(tmp_path):

@@ -201,3 +201,11 @@ def test_export_writes_each_table_as_latex_and_csv(store, tmp_path, capsys):
 )
 def test_latex_prints_what_was_written(text, written):
     assert escape(text) == written
+
+
+def test_many_dots_have_numbers_and_a_note_that_explains_them():
+    dots = [scatter.Dot(f"method_{i}", i, i, i, i, i) for i in range(scatter.MOST_NAMED + 1)]
+    many, few = str(scatter.scatter("", dots, note="over x")), str(scatter.scatter("", dots[:-1], note="over x"))
+    assert "over x: 1 method_0, 2 method_1, " in many
+    assert re.findall(r'class="tag(?: left)?" [^>]*>([^<]*)<', many) == [str(i) for i in range(len(dots), 0, -1)]
+    assert sorted(re.findall(r'class="tag(?: left)?" [^>]*>([^<]*)<', few)) == sorted(dot.label for dot in dots[:-1])

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.statistics import (
-    Battle,
     Comparison,
-    bradley_terry,
     compare,
     detection_power,
     expected_calibration_error,
@@ -19,49 +17,23 @@ from benchmarks.statistics import (
     paired_difference,
     probability_of_improvement,
 )
+from tests.benchmarks.simulated_experiments import (
+    NUM_PROMPTS,
+    bounds,
+    comparisons_of,
+    coverage,
+    difficulty,
+    experiments,
+    honest,
+    passes,
+)
 
-NUM_PROMPTS = 200
 GRID = [(num_seeds, seed_sd) for num_seeds in (3, 5, 10) for seed_sd in (0, 0.02, 0.06)]
-BATCH = 100  # simulated experiments that share their resampled prompts, to save time
 slow = pytest.mark.skipif("ADVALIGN_SLOW" not in os.environ, reason="minutes; set ADVALIGN_SLOW=1")
-
-
-def difficulty(rng, repetitions, num_prompts=NUM_PROMPTS):
-    """Pass rates around one half that stay within 0 and 1 under every effect below."""
-    return 0.25 + 0.5 * rng.beta(2, 2, (repetitions, 1, num_prompts))
-
-
-def passes(rng, prompts, num_seeds, seed_sd, effect=0.0):
-    """Which prompts each seed passes: prompts, seeds, a shift and luck."""
-    seeds = seed_sd * rng.standard_normal((len(prompts), num_seeds, 1))
-    return (rng.random((len(prompts), num_seeds, prompts.shape[2])) < prompts + seeds + effect).astype(float)
-
-
-def experiments(rng, repetitions, num_seeds, seed_sd, *, effect=0.0, taste=0.08, num_prompts=NUM_PROMPTS):
-    """Two methods on the same prompts, each better than the other at some of them (`taste`)."""
-    prompts = difficulty(rng, repetitions, num_prompts)
-    liking = taste * rng.choice([-1, 1], prompts.shape)
-    a = passes(rng, prompts + liking / 2, num_seeds, seed_sd, effect)
-    return a, passes(rng, prompts - liking / 2, num_seeds, seed_sd)
-
-
-def comparisons_of(rng, a, b, **settings):
-    """`compare` of a[i] with b[i] for every i."""
-    found = []
-    for start in range(0, len(a), BATCH):
-        here = range(start, min(start + BATCH, len(a)))
-        rows = {f"{name}{i}": scores[i] for i in here for name, scores in (("a", a), ("b", b))}
-        pairs = [(f"a{i}", f"b{i}") for i in here]
-        found += compare(rows, pairs, rng=rng, num_resamples=1000, **settings).values()
-    return found
 
 
 def ours(rng, a, b, **settings):
     return bounds(comparisons_of(rng, a, b, **settings))
-
-
-def bounds(intervals):
-    return np.array([c.low for c in intervals]), np.array([c.high for c in intervals])
 
 
 def percentiles(resampled):
@@ -101,16 +73,6 @@ def uncorrected(rng, a, b, num_resamples=400):
         means = [s[:, rng.integers(s.shape[1], size=s.shape[1])].mean(1) @ prompts for s in (a, b)]
         resampled[r] = means[0] - means[1]
     return percentiles(resampled)
-
-
-def coverage(low_and_high, truth=0.0):
-    low, high = low_and_high
-    return float(np.mean((low <= truth) & (truth <= high)))
-
-
-def honest(covered):
-    """The check that every interval is held to."""
-    return 0.93 <= covered <= 0.97
 
 
 @pytest.mark.parametrize(("num_seeds", "seed_sd"), GRID)
@@ -353,62 +315,6 @@ def test_probability_of_improvement_counts_runs_that_win():
     estimate, low, high = probability_of_improvement(better, better, rng=rng)
     assert estimate == 0.5
     assert low < 0.5 < high
-
-
-QUALITY = np.array([0.6, 0.1, -0.7])
-MOOD = 1.5  # how much a method's answer to one prompt departs from its quality
-
-
-def round_robin(rng, repetitions, num_prompts):
-    """Wins `(repetition, prompt, winner, loser)` where three battles share the answers of a prompt."""
-    answers = QUALITY + MOOD * rng.standard_normal((repetitions, num_prompts, 3))
-    left_wins = rng.random((repetitions, num_prompts, 3, 3)) < 1 / (
-        1 + np.exp(answers[..., None, :] - answers[..., None])
-    )
-    upper = np.triu(np.ones((3, 3)), 1)
-    return left_wins * upper + ((1 - left_wins) * upper).swapaxes(2, 3)
-
-
-def battles_of(wins, prompts):
-    return [
-        Battle(prompt, "abc"[i], "abc"[j], outcome=float(table[i, j]))
-        for prompt, table in zip(prompts, wins, strict=True)
-        for i, j in ((0, 1), (0, 2), (1, 2))
-    ]
-
-
-def test_ratings_are_covered_by_resampling_prompts_and_not_by_resampling_battles():
-    rng = np.random.default_rng(17)
-    many = round_robin(rng, 1, 200_000)[0]
-    counted = [
-        Battle(p, "abc"[i], "abc"[j], float(many[:, i, j].mean())) for p in (0, 1) for i, j in ((0, 1), (0, 2), (1, 2))
-    ]
-    truth = {name: rating.estimate for name, rating in bradley_terry(counted * 5000, rng=rng, num_resamples=2).items()}
-    covered = {"prompts": [], "battles": []}
-    for wins in round_robin(rng, 400, 100):
-        by_prompt = battles_of(wins, range(100))
-        by_battle = [Battle(number, b.left, b.right, b.outcome) for number, b in enumerate(by_prompt)]
-        for unit, battles in (("prompts", by_prompt), ("battles", by_battle)):
-            ratings = bradley_terry(battles, rng=rng, num_resamples=400)
-            covered[unit] += [ratings[name].low <= truth[name] <= ratings[name].high for name in "abc"]
-    assert honest(np.mean(covered["prompts"]))
-    assert not honest(np.mean(covered["battles"]))
-
-
-def test_two_players_are_rated_by_their_odds():
-    battles = [Battle(prompt, "a", "b", float(prompt % 4 > 0)) for prompt in range(400)]
-    ratings = bradley_terry(battles, rng=np.random.default_rng(0), num_resamples=10)
-    assert ratings["a"].estimate - ratings["b"].estimate == pytest.approx(np.log(3), abs=1e-3)
-    assert ratings["a"].estimate + ratings["b"].estimate == pytest.approx(0, abs=1e-6)
-
-
-def test_who_always_wins_has_a_finite_rating_and_who_never_met_has_none():
-    always = [Battle(prompt, "a", "b", 1.0) for prompt in range(50)]
-    assert np.isfinite(bradley_terry(always, rng=np.random.default_rng(0), num_resamples=10)["a"].high)
-    with pytest.raises(ValueError, match="never met"):
-        bradley_terry([*always, Battle(0, "c", "d", 1.0)], rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="outcome in 0 … 1"):
-        bradley_terry([*always, Battle(0, "a", "b", 2.0)], rng=np.random.default_rng(0))
 
 
 def test_calibration_error_is_the_weighted_gap_of_the_bins():

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer("llama3")
+SPLITS = ("train", "dev", "held_out")
 
 
 def pair(i: int, **changes):
@@ -31,3 +32,7 @@ def plain_tokenizer(merges=(), **specials):
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=bpe, **specials)
+
+
+def every_example(data):
+    return [example for split in SPLITS for example in getattr(data, split)]

@@ -1,4 +1,4 @@
-"""Tokens: splits, lengths, order, digest and batches."""
+"""Tokens: limits on rows, mismatches, digest and batches."""
 
 import json
 import os
@@ -12,126 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.data import Example, Sequence, collate, prepare
-from experiments.data_report import Findings
-from experiments.lengths import Limits
-from experiments.rows import Message, Row, Side
-from experiments.splits import split_rows
-from tests.experiments.preference_files import TOKENIZER, pair, plain_tokenizer, write_jsonl
+from tests.experiments.preference_files import SPLITS, TOKENIZER, every_example, pair, plain_tokenizer, write_jsonl
 from tests.tiny import END_OF_TURN, FAMILIES, tiny_tokenizer
 
 DATA = Path(os.environ.get("ADVALIGN_DATA") or "not set")
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="ADVALIGN_DATA names no folder with real preference data")
-SPLITS = ("train", "dev", "held_out")
-END = TOKENIZER.eos_token_id
 
 
 @pytest.fixture(scope="module")
 def forty(tmp_path_factory):
     return write_jsonl(tmp_path_factory.mktemp("data") / "forty.jsonl", [pair(i) for i in range(40)])
-
-
-def every_example(data):
-    return [example for split in SPLITS for example in getattr(data, split)]
-
-
-def write_one(folder, **changes):
-    """Ten pairs, of which row 1 is told and the others are short."""
-    return write_jsonl(folder / "pairs.jsonl", [pair(0, **changes), *(pair(i) for i in range(1, 10))])
-
-
-def first_row(data) -> Example:
-    (example,) = (example for example in every_example(data) if example.row == 1)
-    return example
-
-
-def tokens(example):
-    return {role: (s.prompt.tolist(), s.completion.tolist()) for role, s in example.sequences.items()}
-
-
-# Splits
-
-
-def test_the_split_of_a_prompt_is_fixed_for_ever(forty):
-    data = prepare(forty, TOKENIZER)
-    held_out = sorted(example.row for example in data.held_out)
-    dev = sorted(example.row for example in data.dev)
-    assert held_out == [2, 7, 11, 19, 32, 36]
-    assert dev == [20, 29, 38]
-
-
-def test_a_split_takes_all_rows_of_a_prompt_and_neither_file_order_nor_tokenizer_matters(tmp_path):
-    rows = [pair(i % 100, chosen=f"Answer {i}") for i in range(300)]
-    data = prepare(write_jsonl(tmp_path / "a.jsonl", rows), TOKENIZER)
-    prompts = [{example.prompt_id for example in getattr(data, split)} for split in SPLITS]
-    assert sum(map(len, prompts)) == len(set().union(*prompts)) == 100
-    assert 70 <= len(prompts[0]) <= 90
-    assert data.report.splits == {split: 3 * len(ids) for split, ids in zip(SPLITS, prompts, strict=True)}
-    turned = prepare(write_jsonl(tmp_path / "b.jsonl", rows[::-1]), TOKENIZER)
-    assert turned.digest == data.digest
-    other = prepare(tmp_path / "a.jsonl", tiny_tokenizer("gemma2"))
-    assert [e.row for e in every_example(other)] == [e.row for e in every_example(data)]
-    assert other.digest != data.digest
-
-
-def test_shares_of_the_splits_are_80_10_and_10_percent():
-    rows = [Row(i, {"expert": Side((Message("user", f"Question {i}"),), "A")}) for i in range(4000)]
-    sizes = {split: len(members) for split, members in split_rows(rows, Findings()).items()}
-    assert sizes["train"] == pytest.approx(3200, abs=80)
-    assert sizes["dev"] == pytest.approx(400, abs=60)
-
-
-def test_space_and_encoding_of_accents_make_no_other_prompt(tmp_path):
-    rows = [
-        pair(i, prompt=text)
-        for i, text in enumerate(["caf\u00e9?", " cafe\u0301?\n", [{"role": "user", "content": "café?"}]])
-    ]
-    rows += [pair(i) for i in range(10, 20)]
-    data = prepare(write_jsonl(tmp_path / "a.jsonl", rows), TOKENIZER)
-    by_row = {example.row: example.prompt_id for example in every_example(data)}
-    assert by_row[1] == by_row[2] == by_row[3]
-
-
-def side(i):
-    return Side((Message("user", f"Question {i}?"),), "The answer.")
-
-
-def preferential(i, j):
-    return {"chosen_prompt": f"Question {i}?", "rejected_prompt": f"Question {j}?", "completion": "The answer."}
-
-
-def test_a_prompt_of_a_held_out_row_is_in_no_row_of_another_split(tmp_path):
-    rows = [preferential(i, (i + 1) % 60) for i in range(60)]
-    data = prepare(write_jsonl(tmp_path / "a.jsonl", rows), TOKENIZER)
-    prompts = {
-        split: {f"Question {k}?" for e in getattr(data, split) for k in (e.row - 1, e.row % 60)} for split in SPLITS
-    }
-    assert not prompts["train"] & prompts["held_out"]
-    assert not prompts["train"] & prompts["dev"]
-    assert not prompts["dev"] & prompts["held_out"]
-    # training gave way: nothing that the hash holds out was dropped
-    all_rows = [Row(i, {"chosen": side(i), "rejected": side((i + 1) % 60)}) for i in range(60)]
-    held_out = [row.number + 1 for row in all_rows if int(row.prompt_hash[:16], 16) % 10 == 9]
-    assert sorted(example.row for example in data.held_out) == held_out
-    assert data.report.dropped["shared_prompt"]
-    assert data.kind == "preferential"
-
-
-def test_preferential_rows_keep_one_completion_behind_two_prompts(tmp_path):
-    data = prepare(write_jsonl(tmp_path / "a.jsonl", [preferential(2 * i, 2 * i + 1) for i in range(12)]), TOKENIZER)
-    for example in every_example(data):
-        chosen, rejected = (example.sequences[role] for role in ("chosen", "rejected"))
-        assert chosen.completion.tolist() == rejected.completion.tolist()
-        assert chosen.prompt.tolist() != rejected.prompt.tolist()
-
-
-def test_what_is_asked_is_the_accepted_prompt_and_of_other_rows_the_only_one(tmp_path, forty):
-    paired = {example.row: example for example in every_example(prepare(forty, TOKENIZER))}
-    assert all(example.asked_id == example.prompt_id for example in paired.values())
-    rows = [
-        {"chosen_prompt": pair(i)["prompt"], "rejected_prompt": f"{i}, please", "completion": "A"} for i in range(40)
-    ]
-    for example in every_example(prepare(write_jsonl(tmp_path / "a.jsonl", rows), TOKENIZER)):
-        assert example.asked_id == paired[example.row].prompt_id != example.prompt_id
 
 
 # Order, limits and mismatches
@@ -222,79 +112,6 @@ def test_no_row_to_train_on_is_an_error_that_shows_the_report(tmp_path):
     held_out = write_jsonl(tmp_path / "b.jsonl", [pair(1)])
     with pytest.raises(ValueError, match=r"no row to train on"):
         prepare(held_out, TOKENIZER)
-
-
-# Lengths
-
-
-def test_nothing_is_cut_from_a_row_that_fits(tmp_path):
-    path = write_one(tmp_path, prompt="word " * 20, chosen="yes")
-    whole = first_row(prepare(path, TOKENIZER))
-    longest = max(len(whole.sequences[role]) for role in ("chosen", "rejected"))
-    data = prepare(path, TOKENIZER, max_length=longest)
-    assert tokens(first_row(data))["chosen"] == tokens(whole)["chosen"]
-    assert data.report.noted == {}
-    assert prepare(path, TOKENIZER, max_length=longest - 1).report.noted == {"truncated_prompt": (1,)}
-
-
-def test_a_prompt_is_cut_on_the_left_but_keeps_bos_and_its_end(tmp_path):
-    path = write_one(tmp_path, prompt="start " + "word " * 50 + "end")
-    whole = first_row(prepare(path, TOKENIZER)).sequences
-    data = prepare(path, TOKENIZER, max_prompt_length=30)
-    for role in ("chosen", "rejected", "expert", "mismatched"):
-        sequence = first_row(data).sequences[role]
-        assert sequence.prompt.tolist() == [TOKENIZER.bos_token_id, *whole[role].prompt[-29:]]
-        assert sequence.completion.tolist() == whole[role].completion.tolist()
-    assert data.report.noted == {"truncated_prompt": (1,)}
-
-
-def test_a_completion_is_cut_on_the_right_and_loses_its_end_of_turn(tmp_path):
-    path = write_one(tmp_path, chosen="yes " * 80)
-    whole = first_row(prepare(path, TOKENIZER)).sequences
-    data = prepare(path, TOKENIZER, max_length=60)
-    cut = first_row(data).sequences
-    assert cut["chosen"].prompt.tolist() == whole["chosen"].prompt.tolist()
-    assert len(cut["chosen"]) == 60
-    assert cut["chosen"].completion.tolist() == whole["chosen"].completion[: len(cut["chosen"].completion)].tolist()
-    assert END not in cut["chosen"].completion
-    assert cut["rejected"].completion[-1] == END
-    assert data.report.noted == {"truncated_completion": (1,)}
-
-
-def test_a_prompt_gives_way_to_the_completion_down_to_half_of_the_length(tmp_path):
-    path = write_one(tmp_path, prompt="word " * 100, chosen="yes " * 100)
-    sequence = first_row(prepare(path, TOKENIZER, max_length=50)).sequences["chosen"]
-    assert (len(sequence.prompt), len(sequence.completion)) == (25, 25)
-
-
-def test_sides_that_differ_only_beyond_the_limit_are_dropped(tmp_path):
-    path = write_one(tmp_path, chosen="yes " * 90 + "A", rejected="yes " * 90 + "B")
-    assert prepare(path, TOKENIZER, max_length=60).report.dropped == {"same_tokens": (1,)}
-
-
-def test_a_prompt_of_a_hundred_thousand_tokens_is_cut_like_any_other(tmp_path):
-    path = write_one(tmp_path, prompt="x1" * 100_000)
-    data = prepare(path, TOKENIZER)
-    assert len(first_row(data).sequences["chosen"]) <= 1024
-    assert first_row(data).sequences["chosen"].completion[-1] == END
-    assert data.report.noted == {"truncated_prompt": (1,)}
-
-
-@given(
-    prompt=st.integers(1, 300),
-    completion=st.integers(2, 300),
-    max_length=st.integers(2, 200),
-    share=st.none() | st.floats(0, 1),
-)
-def test_every_row_gets_within_its_limits_and_keeps_a_completion(prompt, completion, max_length, share):
-    most = None if share is None else 1 + round(share * (max_length - 2))
-    limits = Limits(max_length=max_length, max_prompt_length=most, overlong="truncate")
-    room = limits.for_prompt(prompt, completion)
-    assert 1 <= room <= prompt
-    assert room < max_length
-    assert room <= (most or max_length)
-    if prompt + completion <= max_length and prompt <= (most or max_length):
-        assert room == prompt
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from experiments.data import Example, Sequence, collate
 from experiments.forward import Policy, score
 from experiments.head import token_logps
 from experiments.layout import arrange
+from methods.types import Tokens
 from tests.experiments.toy_rows import rows
-from tests.tiny import FAMILIES, tiny_model
+from tests.tiny import FAMILIES, SMALL, tiny_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -111,6 +113,26 @@ def test_score_puts_samples_of_one_prompt_side_by_side(monkeypatch):
     found = score(policy, examples, ["sampled"], batch_tokens=3 * (4 + 9))
     assert [sorted(batch) for batch in seen] == [[7, 8, 9], [3, 4, 5]]
     assert [len(entry["sampled"]) for entry in found] == sizes
+
+
+def test_a_window_that_no_layer_names_keeps_prompts_apart():
+    """Mistral's: the probe's twelve tokens are too few to meet it."""
+    family = {"vocab_size": 50, "sliding_window": 14, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    made = []
+    for window in (14, None):
+        torch.manual_seed(0)
+        config = AutoConfig.for_model("mistral", **SMALL | family | {"sliding_window": window})
+        made.append(Policy(AutoModelForCausalLM.from_config(config).eval()))
+    slides, sees_all = made
+    assert not slides.share_prompts
+    assert slides.layout_name == "padded"
+    assert sees_all.share_prompts
+    ids = torch.arange(3, 3 + 40)[None]
+    block = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(40)[None] >= 20)
+    logps = [policy({"chosen": block})["chosen"].logps for policy in made]
+    own = slides.causal(input_ids=ids).logits.log_softmax(-1)[:, 19:-1].gather(-1, ids[:, 20:, None]).squeeze(-1)
+    torch.testing.assert_close(logps[0], own, rtol=1e-4, atol=1e-4)
+    assert (logps[0] - logps[1]).abs().max() > 1e-2, "the window is met"
 
 
 def test_a_block_whose_prompts_differ_is_padded_and_right():

@@ -34,6 +34,17 @@ def test_log_probs_are_computed_once_and_a_damaged_file_again(tmp_path):
                 np.testing.assert_allclose(entries[0][role], entry[role], rtol=1e-4, atol=1e-4)
 
 
+def test_progress_is_told_of_what_is_scored_and_not_of_what_is_read(tmp_path):
+    policy, examples, told = Policy(tiny_model("llama3", 0)), rows(), []
+    store = ReferenceStore(tmp_path, weights="w", progress=lambda *counted: told.append(counted))
+    store.logps(policy, examples, ["chosen", "rejected"])
+    assert told == [(len(examples), len(examples))], "they fit in one batch"
+    store.logps(policy, examples, ["chosen", "rejected"])
+    assert len(told) == 1
+    store.logps(policy, examples, ["chosen", "expert"])
+    assert told[1:] == [(len(examples), len(examples))], "one file more"
+
+
 def test_other_weights_have_other_files(tmp_path):
     policy, examples = Policy(tiny_model("llama3", 0)), rows()
     for weights in ("a", "b"):

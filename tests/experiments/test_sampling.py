@@ -77,7 +77,8 @@ def test_log_probs_are_those_of_a_forward_at_temperature_one(family):
 def test_equal_prompts_are_read_once():
     model, tokenizer = tiny_model("llama3"), tiny_tokenizer("llama3")
     read = []
-    hook = model.model.embed_tokens.register_forward_hook(lambda module, given, made: read.append(tuple(given[0].shape)))
+    embed = model.model.embed_tokens
+    hook = embed.register_forward_hook(lambda module, given, made: read.append(tuple(given[0].shape)))
     prompts = [[5, 6, 7, 8]] * 6 + [[9, 10]] * 2
     together = generate(model, tokenizer, prompts, max_new_tokens=5, temperature=1.0, batch_size=8)
     hook.remove()

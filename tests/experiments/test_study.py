@@ -14,7 +14,8 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from experiments.study import ATTEMPTS, Budget, Design, Outcome, Study, TrialFailed, open_storage, work
+from experiments.study import Budget, Design, Outcome, Study, TrialFailed, open_storage, work
+from experiments.study_attempts import ATTEMPTS
 from experiments.study_record import TrialRecord, best_so_far, expected_best, read_studies, read_study, write_study
 from experiments.study_sampler import SAMPLERS, Numbered
 

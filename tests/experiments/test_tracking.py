@@ -185,6 +185,27 @@ def test_a_run_shows_its_spec_inputs_manifest_and_evaluations_once(tracker, tmp_
     assert seen.info.status == "FINISHED"
 
 
+def test_the_files_of_an_evaluation_are_artifacts_as_long_as_they_are_small(tracker, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.tracking.ARTIFACT_LIMIT", 20)
+    small, large = tmp_path / "held_out.json", tmp_path / "responses.jsonl"
+    small.write_text("first")
+    large.write_text("x" * 21)
+    run = tracker.run("r", tracker.comparison("c", {}), SPEC)
+    logged = Path(run.artifact_uri.removeprefix("file://")) / "evaluations"
+
+    def seen():
+        return {file.name: file.read_text() for file in logged.iterdir()}
+
+    run.evaluation("held_out", {"accuracy": 0.75}, (small, large))
+    assert seen() == {"held_out.json": "first"}
+    small.write_text("second")
+    again = tracker.run("r", tracker.comparison("c", {}), SPEC)
+    again.evaluation("held_out", {"accuracy": 0.75}, (small,))
+    assert seen() == {"held_out.json": "first"}, "what was measured is logged already"
+    again.evaluation("held_out", {"accuracy": 0.5}, (small,))
+    assert seen() == {"held_out.json": "second"}
+
+
 def test_a_failed_run_that_is_resumed_runs_again(tracker):
     parent = tracker.comparison("c", {})
     tracker.run("r", parent, SPEC).finish("FAILED")

@@ -1,0 +1,25 @@
+"""The HTML pages, all rendered alike: what a run wrote is escaped, and a name that nobody gave is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from benchmarks.reporting import figures, plots
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, **content: Any) -> str:
+    """The page of a template by its file's name; responses and names in `content` may hold HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(figures=figures, swatch=plots.swatch, colour=plots.colour)
+    return environment.get_template(template).render(content)
