@@ -64,7 +64,7 @@ def changed(method: str, hyperparameters: Mapping[str, Any], siblings: Iterable[
 
 
 def shared_settings(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
-    """Of (method, hyperparameters, what its name would show): what several methods show and no row has otherwise.
+    """Of (method, hyperparameters, what its name would show): what several rows show and no row has otherwise.
 
     It tells no row from another, so that one sentence under the table says it of all.
     """
@@ -72,7 +72,7 @@ def shared_settings(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, An
     for name, value in ((name, value) for _, _, shown in rows for name, value in shown.items()):
         having = [method for method, own, _ in rows if name in own]
         showing = [method for method, _, shown in rows if name in shown and _equal(shown[name], value)]
-        if having == showing and len(set(showing)) > 1:
+        if having == showing and len(showing) > 1:
             common[name] = value
     return common
 
