@@ -7,8 +7,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
+from experiments.experiment import Precision
 from registry.datasets import DEFAULT_DATASET
 from registry.models import DEFAULT_MODEL
 
@@ -135,6 +136,7 @@ def _training_options(made: Parser) -> None:
     length.add_argument("--max-steps", type=int, help="updates of the policy, instead of epochs")
     add("--batch-size", type=int, default=8, help="rows an update, over all processes (default: 8)")
     add("--micro-batch-size", type=int, default=2, help="rows a forward: memory against speed (default: 2)")
+    add("--precision", choices=get_args(Precision), default="float32", help="of training (default: float32)")
     add("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
     add("--max-length", type=int, default=1024, help="tokens of prompt and completion together (default: 1024)")
     add("--max-prompt-length", type=int, help="tokens of the prompt (default: what the completion leaves)")

@@ -80,7 +80,7 @@ def settle(options: argparse.Namespace) -> Comparison:
         model=model,
         tokenizer=tokenizer,
         data=data,
-        training=training_of(options, num_train),
+        training=training_of(options, num_train, methods),
         studies=studies,
     )
 
@@ -157,18 +157,25 @@ def data_of(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, **p
     )
 
 
-def training_of(options: argparse.Namespace, num_train: int) -> Training:
-    """How each method is trained; without --max-steps so many steps that the rows are seen --epochs times."""
+def training_of(options: argparse.Namespace, num_train: int, methods: Mapping[str, Method]) -> Training:
+    """How each method is trained; without --max-steps so many steps that the rows are seen --epochs times.
+
+    ValueError for a method that cannot be trained so.
+    """
     steps = options.max_steps
     if steps is None:
         steps = max(1, math.ceil(options.epochs * num_train / max(1, options.batch_size)))
-    return Training(
+    training = Training(
         steps=steps,
         batch_size=options.batch_size,
         micro_batch_size=min(options.micro_batch_size, options.batch_size),
         lora_rank=None if options.full else options.lora,
         gradient_checkpointing=options.gradient_checkpointing,
+        precision=options.precision,
     )
+    for name, method in methods.items():
+        training.check(name, method)
+    return training
 
 
 def check_roles(methods: Mapping[str, Method], data: TokenizedData) -> None:
@@ -203,7 +210,7 @@ def planned(comparison: Comparison, cells: Sequence[tuple[str, int | None, str]]
             method, training, model, longest_row_tokens=longest, completion_tokens=max(1, longest // 2)
         ).in_shards(sharding.number())
         duration = costs.seconds(
-            method, training, model, machine, mean_row_tokens=facts.mean_tokens, mean_completion_tokens=completion
+            method, training, model, this_machine(training.precision), mean_row_tokens=facts.mean_tokens, mean_completion_tokens=completion
         )
         changed = {key: value for key, value in flatten(method).items() if value != default[key] and key != "lr"}
         plans.append(plan.MethodPlan(name=name, lr=method.lr, memory=memory, seconds=duration, changed=changed))

@@ -26,7 +26,7 @@ from benchmarks.tasks import Subject, Task, TaskSkipped
 from benchmarks.tuning import tuned
 from experiments.cell import Cell, register_untrained, train, trained
 from experiments.data import Example
-from experiments.experiment import Experiment, Training
+from experiments.experiment import Experiment, Precision, Training
 from experiments.forward import Policy, Scored
 from experiments.manifest import write_json
 from experiments.models import load_model, weights_hash
@@ -243,16 +243,18 @@ class Grid:
             dict.fromkeys(role for method in reading for role in method.offline_reads if role in method.forwards)
         )
         with self.accelerator.main_process_first():
-            scored = self._stored(self.data.train, roles)
+            scored = self._stored(self.data.train, roles, self.comparison.training.precision)
         return {example.row: entry for example, entry in zip(self.data.train, scored, strict=True)}
 
     @functools.cached_property
     def _held_out_logps(self) -> list[Scored]:
         return self._stored(self.data.held_out, ("chosen", "rejected"))
 
-    def _stored(self, examples: tuple[Example, ...], roles: tuple[Role, ...]) -> list[Scored]:
+    def _stored(
+        self, examples: tuple[Example, ...], roles: tuple[Role, ...], precision: Precision = "float32"
+    ) -> list[Scored]:
         policy = Policy(load_model(self.model)).to(self.accelerator.device)
-        return self.store.logps(policy, examples, roles)
+        return self.store.logps(policy, examples, roles, precision=precision)
 
     def _rank(self, tracker: Tracker | None, parent: str) -> None:
         board = leaderboard.build(self.out)

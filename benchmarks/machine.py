@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.experiment import Precision
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
@@ -19,21 +21,22 @@ class Machine:
     free_bytes: int
 
 
-def this_machine() -> Machine:
+def this_machine(precision: Precision = "float32") -> Machine:
     """Measured in about a third of a second, once a process."""
-    return Machine(flops=machine_flops(), bandwidth=machine_bandwidth(), free_bytes=available_memory())
+    return Machine(flops=machine_flops(precision), bandwidth=machine_bandwidth(), free_bytes=available_memory())
 
 
 @functools.cache
-def machine_flops() -> float:
-    """Operations a second of a float32 matrix product as the trainer computes it, the best of a few."""
+def machine_flops(precision: Precision = "float32") -> float:
+    """Operations a second of a matrix product as the trainer computes it, the best of a few."""
     import torch
 
     from experiments.linear import product
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = 8192 if device == "cuda" else 1024
-    left, right = torch.ones(size, size, device=device), torch.ones(size, size, device=device)
+    left = torch.ones(size, size, device=device, dtype=getattr(torch, precision))
+    right = torch.ones_like(left)
     return 2 * size**3 / _fastest(lambda: product(left, right))
 
 

@@ -124,7 +124,8 @@ def render(plan: Plan) -> RenderableType:
         f"{data.train_tokens:,} in the training rows, {seen:,} trained on",
     )
     micro = "" if training.micro_batch_size is None else f", {training.micro_batch_size} at a time"
-    facts.add_row("steps", f"{training.steps:,} of {training.batch_size} rows{micro} ({epochs:.2g} epochs)")
+    lower = "" if training.precision == "float32" else f", products in {training.precision}"
+    facts.add_row("steps", f"{training.steps:,} of {training.batch_size} rows{micro} ({epochs:.2g} epochs){lower}")
     spent = "  ".join(f"{name} {_duration(value)}" for name, value in plan.task_seconds.items())
     facts.add_row("tasks", spent or "none")
     judged = plan.verdict

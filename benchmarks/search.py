@@ -166,7 +166,7 @@ def _trials(options: argparse.Namespace, methods: Mapping[str, Method]) -> Trial
         weights=weights,
         tokenizer=tokenizer,
         data=data,
-        training=training_of(options, len(data.train)),
+        training=training_of(options, len(data.train), methods),
         facts={
             "name": data.name,
             "tokens": data.digest,

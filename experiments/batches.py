@@ -49,7 +49,7 @@ def recorded(
 ) -> dict[Role, Outputs]:
     """The reference's outputs: log-probs that the rows bring or the store holds, hidden states from `latent`."""
     outputs: dict[Role, Outputs] = {}
-    for role, block in micro.batch.blocks.items():
+    for role in micro.batch.blocks:
         if role == "sampled":
             samples = micro.batch.samples
             if samples is None or samples.reference is None:
@@ -58,7 +58,7 @@ def recorded(
         else:
             owners = [row for row in micro.rows if role in row.sequences]
             lines = [_logps(row, role, stored) for row in owners]
-            logps, mask = _padded(lines, int(block.completion.sum(-1).max()))
+            logps, mask = _padded(lines, max(map(len, lines)))
         seen = latent.get(role)
         outputs[role] = Outputs(
             logps.to(device),

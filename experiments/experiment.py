@@ -7,10 +7,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from methods.protocols import Method
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,8 @@ class Training:
     """How a policy is trained, the same for every method of a comparison.
 
     `batch_size` counts rows (pairs) an update, over all processes; `micro_batch_size` rows a forward (None: all that a
-    process has), which changes no result but the grouping of batch statistics.
+    process has), which changes no result but the grouping of batch statistics. `precision` is that of the matrix
+    products while training; weights, optimizer, log-probs and evaluation are float32 either way.
     """
 
     steps: int
@@ -29,6 +32,7 @@ class Training:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     gradient_checkpointing: bool = False
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
@@ -37,6 +41,14 @@ class Training:
         for name in ("micro_batch_size", "lora_rank"):
             if (given := getattr(self, name)) is not None and given < 1:
                 raise ValueError(f"{name} must be at least 1, not {given}")
+
+    def check(self, name: str, method: Method) -> None:
+        """ValueError for a method that cannot be trained so."""
+        if method.on_policy and self.precision != "float32":
+            raise ValueError(
+                f"{name} compares its log-probs with those that its samples were drawn with, in float32:"
+                f" --precision {self.precision} is for methods without sampling"
+            )
 
     @property
     def adaptation(self) -> str:

@@ -6,7 +6,7 @@ One module holds the backbone and the head, so that the hooks of DDP and FSDP fi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from experiments.data import Example, collate
+from experiments.experiment import Precision
 from experiments.head import token_logps
 from experiments.layout import Layout, arrange
 from experiments.linear import use_onednn
@@ -67,14 +68,23 @@ class Policy(nn.Module):
         hidden: bool = False,
         padded_hidden: bool = False,
         states: bool = False,
+        precision: Precision = "float32",
     ) -> dict[Role, Outputs]:
-        """All blocks in one pass. `padded_hidden` takes the padded layout; `logps=False` skips the head."""
+        """All blocks in one pass. `padded_hidden` takes the padded layout; `logps=False` skips the head.
+
+        `precision` is that of the matrix products; log-probs and hidden states are float32 (or finer) either way.
+        """
         layout = arrange(blocks, share=self.share_prompts and not padded_hidden).to(self.device)
-        final = self._states(layout)
+        lower = precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16) if lower else nullcontext():
+            final = self._states(layout)
+        final = final.float() if lower else final
         flat = final.flatten(0, 1)
         if logps:
-            weight = self.causal.get_output_embeddings().weight
-            values = token_logps(flat[layout.predict], weight, layout.targets, cap=self.cap, scale=self.scale)
+            before, weight = flat[layout.predict], self.causal.get_output_embeddings().weight
+            if lower:
+                before, weight = before.bfloat16(), weight.bfloat16()
+            values = token_logps(before, weight, layout.targets, cap=self.cap, scale=self.scale)
         else:
             values = flat.new_zeros(len(layout.at), dtype=torch.float32)
         outputs = {}
@@ -88,9 +98,9 @@ class Policy(nn.Module):
             scattered = values.new_zeros(shape).index_put(place, values[mine])
             empty = flat.new_zeros(*shape, flat.shape[-1]) if hidden or states else None
             latent = empty.index_put(place, flat[layout.at[mine]]) if empty is not None and hidden else None
-            before = empty.index_put(place, flat[layout.predict[mine]]) if empty is not None and states else None
+            previous = empty.index_put(place, flat[layout.predict[mine]]) if empty is not None and states else None
             padded = final[rows : rows + shape[0]] if padded_hidden else None
-            outputs[role] = Outputs(scattered, mask, latent, padded, before)
+            outputs[role] = Outputs(scattered, mask, latent, padded, previous)
             rows += shape[0]
         return outputs
 
@@ -115,7 +125,8 @@ class Policy(nn.Module):
     def _additive(self, layout: Layout, window: int | None) -> Tensor:
         dtype = self.causal.dtype
         hidden = torch.zeros((), dtype=dtype, device=self.device).masked_fill(
-            torch.tensor(True, device=self.device), torch.finfo(dtype).min
+            torch.tensor(True, device=self.device),
+            torch.finfo(torch.bfloat16).min,  # in float32 too: autocast rounds its own minimum to -inf
         )
         return torch.where(layout.visible(window), torch.zeros((), dtype=dtype, device=self.device), hidden)
 
@@ -154,6 +165,7 @@ def score(
     roles: Sequence[Role],
     *,
     batch_tokens: int = 4096,
+    precision: Precision = "float32",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Scored]:
     """Per-token log-probs of every example's roles, in the order of `examples`.
@@ -176,7 +188,8 @@ def score(
     for place, i in enumerate(order):
         batch.append(i)
         if place + 1 == len(order) or size(batch[0]) * (len(batch) + 1) > batch_tokens:
-            for role, block in policy(collate([examples[j] for j in batch], roles).blocks).items():
+            outputs = policy(collate([examples[j] for j in batch], roles).blocks, precision=precision)
+            for role, block in outputs.items():
                 owners = [j for j in batch if role in examples[j].sequences]
                 for row, j in enumerate(owners):
                     scored[j][role] = block.logps[row, : block.mask[row].sum()].cpu().numpy()

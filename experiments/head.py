@@ -33,7 +33,7 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, targets, normalizers = ctx.saved_tensors
         to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        to_weight = torch.zeros_like(weight, dtype=_precise(weight.dtype)) if ctx.needs_input_grad[1] else None
         for i in range(0, len(hidden), CHUNK):
             part = slice(i, i + CHUNK)
             logits = _logits(hidden[part], weight, ctx.cap, ctx.scale)
@@ -48,7 +48,7 @@ class _TokenLogps(torch.autograd.Function):
                 to_hidden[part] = product(to_logits, weight.T)
             if to_weight is not None:
                 to_weight += to_logits.T @ hidden[part]
-        return to_hidden, to_weight, None, None, None
+        return to_hidden, None if to_weight is None else to_weight.to(weight.dtype), None, None, None
 
 
 def token_logps(

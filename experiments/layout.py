@@ -77,7 +77,7 @@ def arrange(blocks: Mapping[Role, Tokens], *, share: bool) -> Layout:
             columns = np.stack([np.full_like(here, i), np.arange(len(completion))])
             found[role].append((before, here, completion.astype(np.int64), columns))
             start = stop
-    ends = np.cumsum([sum(len(at) for _, at, *_ in own) for own in found.values()]).tolist()
+    stops = np.cumsum([sum(len(at) for _, at, *_ in own) for own in found.values()]).tolist()
     tokens = [token for own in found.values() for token in own]
     predict, at, targets, place = (
         torch.from_numpy(np.concatenate(part, axis=-1)) for part in zip(*tokens, strict=True)
@@ -90,7 +90,7 @@ def arrange(blocks: Mapping[Role, Tokens], *, share: bool) -> Layout:
         at=at,
         targets=targets,
         place=place,
-        blocks={role: slice(*ends_) for role, ends_ in zip(found, pairwise([0, *ends]), strict=True)},
+        blocks={role: slice(*ends) for role, ends in zip(found, pairwise([0, *stops]), strict=True)},
         shapes={role: (len(own), max((len(c) for _, c in own), default=0)) for role, own in sequences.items()},
         shared=any(len(row.responses) > 1 for row in rows),
     )

@@ -1,4 +1,4 @@
-"""Reference log-probs, computed once for (tokens, weights, dtype, layout) and shared by every method, seed and run."""
+"""Reference log-probs, computed once for (tokens, weights, precision, layout), for every method, seed and run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from experiments import data
 from experiments.data import Example
+from experiments.experiment import Precision
 from experiments.forward import Policy, Scored, score
 from methods.types import Role
 
@@ -37,45 +38,63 @@ class ReferenceStore:
         self.folder, self.weights, self.progress = folder, weights, progress
         self.num_computed = 0  # files that this process had to make
 
-    def logps(self, policy: Policy, examples: Sequence[Example], roles: Sequence[Role]) -> list[Scored]:
-        """Of each example's roles, under `policy` as it was loaded (an adapter, if any, is switched off)."""
+    def logps(
+        self,
+        policy: Policy,
+        examples: Sequence[Example],
+        roles: Sequence[Role],
+        *,
+        precision: Precision = "float32",
+    ) -> list[Scored]:
+        """Of each example's roles, under `policy` as it was loaded (an adapter, if any, is switched off).
+
+        `precision` is that of the matrix products: a run in bfloat16 is compared with a reference in bfloat16.
+        """
+        products = str(policy.causal.dtype) if precision == "float32" else precision
         result: list[Scored] = [{} for _ in examples]
         for unit in UNITS:
             if any(role in roles for role in unit):
                 owned = [(i, role) for i, example in enumerate(examples) for role in unit if role in example.sequences]
-                lengths = [len(examples[i].sequences[role].completion) for i, role in owned]
-                path = (
-                    self.folder / f"{self._key(policy, [examples[i].sequences[role] for i, role in owned], unit)}.bin"
-                )
+                sequences = [examples[i].sequences[role] for i, role in owned]
+                lengths = [len(sequence.completion) for sequence in sequences]
+                path = self.folder / f"{self._key(policy, products, sequences, unit)}.bin"
                 values = _read(path, sum(lengths))
                 if values is None:
-                    values = self._make(path, sum(lengths), policy, examples, unit)
+                    values = self._make(path, sum(lengths), policy, examples, unit, precision)
                 for (i, role), part in zip(owned, np.split(values, np.cumsum(lengths)[:-1]), strict=True):
                     if role in roles:
                         result[i][role] = part
         return result
 
     def _make(
-        self, path: Path, count: int, policy: Policy, examples: Sequence[Example], unit: Sequence[Role]
+        self,
+        path: Path,
+        count: int,
+        policy: Policy,
+        examples: Sequence[Example],
+        unit: Sequence[Role],
+        precision: Precision,
     ) -> np.ndarray:
         """Under a lock: of several processes that share the folder, one computes and the others wait and read."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             values = _read(path, count)
             if values is None:
-                values = self._compute(policy, examples, unit)
+                values = self._compute(policy, examples, unit, precision)
                 _write(path, values)
                 self.num_computed += 1
         return values
 
-    def _compute(self, policy: Policy, examples: Sequence[Example], unit: Sequence[Role]) -> np.ndarray:
+    def _compute(
+        self, policy: Policy, examples: Sequence[Example], unit: Sequence[Role], precision: Precision
+    ) -> np.ndarray:
         with policy.adapter_disabled() if policy.has_adapter else nullcontext():
-            scored = score(policy, examples, unit, progress=self.progress)
+            scored = score(policy, examples, unit, precision=precision, progress=self.progress)
         values = [entry[role] for entry in scored for role in unit if role in entry]
         return np.concatenate(values) if values else np.zeros(0, dtype=np.float32)
 
-    def _key(self, policy: Policy, sequences: Sequence[data.Sequence], unit: Sequence[Role]) -> str:
-        about = json.dumps([self.weights, str(policy.causal.dtype), policy.layout_name, *unit])
+    def _key(self, policy: Policy, products: str, sequences: Sequence[data.Sequence], unit: Sequence[Role]) -> str:
+        about = json.dumps([self.weights, products, policy.layout_name, *unit])
         digest = hashlib.sha256(about.encode())
         for sequence in sequences:
             digest.update(f"{len(sequence.prompt)} {len(sequence.completion)}\n".encode())

@@ -151,8 +151,8 @@ def _decode(model: nn.Module, queue: list[_Row], stops: frozenset[int], decoding
         for row, token in zip(read, _choose(logits, read, decoding.temperature, decoding.top_p), strict=True):
             row.tokens.append(token)
         if decoding.logps:
-            taken = torch.tensor([[row.tokens[-1]] for row in read], device=logits.device)
-            values = logits.float().gather(-1, taken)[:, 0] - logits.float().logsumexp(-1)
+            exact, taken = logits.float(), torch.tensor([[row.tokens[-1]] for row in read], device=logits.device)
+            values = exact.gather(-1, taken)[:, 0] - exact.logsumexp(-1)
             for row, value in zip(read, values.tolist(), strict=True):
                 row.logps.append(value)
         for i in reversed(range(len(live))):

@@ -29,7 +29,8 @@ from experiments.step_log import Logs, check_finite
 from methods.protocols import Adversary, Critic, Method, Part, Penalizer
 from methods.types import Batch, Loss, Outputs, Role
 
-START_TOLERANCE = 1e-2  # nats a token between the policy before its first step and the reference store
+# nats a token between the policy before its first step and the reference store
+START_TOLERANCE = {"float32": 1e-2, "bfloat16": 1.0}
 
 
 class Trainer:
@@ -79,7 +80,7 @@ class Trainer:
         nets = {player.spec.name: player.net for player in self.players}
         source.attach(Stage(policy, reference, nets, self.accelerator))
         self.step_number = 0
-        self.losses: list[tuple[Tensor, str, Micro]] = []  # since the last update; not waited for, one by one
+        self.losses: list[tuple[Tensor, str, Micro]] = []  # since the last update, to be looked at before the next
 
     def step(self) -> dict[str, float]:
         """One update of every player; returns what to log. Raises NonFiniteError."""
@@ -116,8 +117,8 @@ class Trainer:
         for player in adversaries:
             player.spec.end_step(player.net)  # type: ignore[attr-defined]
         self.step_number += 1
-        tokens = sum(int(block.attention.sum()) for micro in parts for block in micro.batch.blocks.values())
-        logs.put("tokens", torch.tensor(float(tokens * self.accelerator.num_processes)))  # a sum, as a mean over ranks
+        tokens = torch.stack([block.attention.sum() for micro in parts for block in micro.batch.blocks.values()]).sum()
+        logs.put("tokens", tokens * self.accelerator.num_processes)  # a sum, as a mean over ranks
         given = self.source.metrics(self.step_number - 1)
         return logs.means() | {"grad_norm": float(norm), "lr": self._rate(factor, self.step_number - 1)} | given
 
@@ -165,6 +166,7 @@ class Trainer:
             hidden=self.method.needs("hidden"),
             padded_hidden=self.method.needs("padded_hidden"),
             states=self.method.needs("states"),
+            precision=self.training.precision,
         )
         return outputs
 
@@ -263,10 +265,11 @@ class Trainer:
     def _check_start(self, policy: Mapping[Role, Outputs], reference: Mapping[Role, Outputs]) -> None:
         for role in reference:
             gap = (policy[role].logps.detach() - reference[role].logps).abs().max()
-            if not gap <= START_TOLERANCE:
+            allowed = START_TOLERANCE[self.training.precision]
+            if not gap <= allowed:
                 raise ValueError(
                     f"policy and reference differ by {gap:.3g} nats on a {role} token before the first step (at most"
-                    f" {START_TOLERANCE} allowed): the reference must be the model that training starts from"
+                    f" {allowed} allowed): the reference must be the model that training starts from"
                 )
 
     def _finite(self, norm: Tensor, what: str, parts: Sequence[Micro]) -> None:

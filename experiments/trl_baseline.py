@@ -119,7 +119,7 @@ def dpo_trainer(
         max_length=None,
         precompute_ref_log_probs=precompute,
         seed=seed,
-        bf16=False,
+        bf16=training.precision == "bfloat16",
         use_cpu=on_cpu,
         logging_steps=1,
         save_strategy="no",

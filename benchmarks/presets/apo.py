@@ -13,7 +13,11 @@ REWARDS, POLICIES = (
     for where in ("reward models", "policies")
 )
 AT_SMALL_SCALE = (*SMALL, "--dataset", "constraints", "--max-pairs", "240", "--max-steps", "6")
-SMALL_SETTINGS = SMALL_LR | {"sampling.num_generations": "2"}
+SMALL_SETTINGS = SMALL_LR | {
+    "sampling.num_generations": "2",
+    "apo.rm_batch_size": "8",  # a round of these few pairs is one update at 64, from which no reward model learns
+    "apo.rm_epochs": "3",
+}
 LARGE = (
     *("--model", "llama3_8b", "--full", "--epochs", "1", "--max-length", "512", "--batch-size", "128"),
     *("--micro-batch-size", "2", "--gradient-checkpointing", "--seeds", "0,1,2"),

@@ -63,16 +63,15 @@ def changed(method: str, hyperparameters: Mapping[str, Any], siblings: Iterable[
     return shown
 
 
-def shared_settings(rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
-    """Of (method, hyperparameters, what its name would show): what several rows show and no row has otherwise.
+def shared_settings(rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
+    """Of (hyperparameters, those that its name would show): what several rows show and no row has otherwise.
 
     It tells no row from another, so that one sentence under the table says it of all.
     """
     common: dict[str, Any] = {}
-    for name, value in ((name, value) for _, _, shown in rows for name, value in shown.items()):
-        having = [method for method, own, _ in rows if name in own]
-        showing = [method for method, _, shown in rows if name in shown and _equal(shown[name], value)]
-        if having == showing and len(showing) > 1:
+    for name, value in ((name, value) for _, shown in rows for name, value in shown.items()):
+        showing = sum(name in shown and _equal(shown[name], value) for _, shown in rows)
+        if showing > 1 and showing == sum(name in own for own, _ in rows):
             common[name] = value
     return common
 

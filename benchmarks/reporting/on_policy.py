@@ -24,35 +24,42 @@ Read = Callable[[Step], float | None]
 
 def earned(table: Table, styles: Styles) -> Group | None:
     """What a run's reward model says of its samples, and what a verifier, or a model that trains no policy, says."""
-    sides = {VERIFIED: "Verified reward", JUDGED: "Reward by a model that trains no policy"}
-    made, seen = [], set[str]()
-    for key, title in sides.items():
-        curves = _one_a_run(table, styles, partial(_ending, LEARNED), partial(_ending, key))
-        seen |= {curve.label for curve in curves}
-        if curves:
-            made.append(plots.panel(title, curves, note="over the learned reward of the same samples", margin=0.04))
-    told = (
+    return _of_runs(
+        table,
+        styles,
+        "Learned reward against verified reward",
         "One line a run, in the order of training. Upwards to the right the learned reward is earned; "
-        "to the right without rising, it is gamed."
+        "to the right without rising, it is gamed.",
+        x=partial(_ending, LEARNED),
+        across="over the learned reward of the same samples",
+        sides={
+            "Verified reward": partial(_ending, VERIFIED),
+            "Reward by a model that trains no policy": partial(_ending, JUDGED),
+        },
     )
-    title = "Learned reward against verified reward"
-    return Group(title, told, tuple(made), rows=frozenset(seen)) if made else None
 
 
 def scaling(table: Table, styles: Styles) -> Group | None:
     """Quality over the tokens that the game has consumed (GAPO's scaling figure)."""
-    sides: dict[str, Read] = {
-        "Verified reward": partial(_ending, VERIFIED),
-        "Accuracy of the reward model": _accuracy,
-    }
-    made, seen = [], set[str]()
-    for title, quality in sides.items():
-        curves = _one_a_run(table, styles, partial(_ending, TOKENS), quality)
-        seen |= {curve.label for curve in curves}
-        if curves:
-            made.append(plots.panel(title, curves, note="over the tokens consumed by then", margin=0.04))
-    told = "One line a run, a point a round. Tokens that the policy generated and that the reward model learnt from."
-    return Group("Quality and tokens consumed", told, tuple(made), rows=frozenset(seen)) if made else None
+    return _of_runs(
+        table,
+        styles,
+        "Quality and tokens consumed",
+        "One line a run, a point a round. Tokens that the policy generated and that the reward model learnt from.",
+        x=partial(_ending, TOKENS),
+        across="over the tokens consumed by then",
+        sides={"Verified reward": partial(_ending, VERIFIED), "Accuracy of the reward model": _accuracy},
+    )
+
+
+def _of_runs(
+    table: Table, styles: Styles, title: str, told: str, *, x: Read, across: str, sides: Mapping[str, Read]
+) -> Group | None:
+    """A panel for each side that some run logged, with a line for each run; the legend names those rows only."""
+    found = {name: curves for name, y in sides.items() if (curves := _one_a_run(table, styles, x, y))}
+    drawn = frozenset(curve.label for curves in found.values() for curve in curves)
+    made = tuple(plots.panel(name, curves, note=across, margin=0.04) for name, curves in found.items())
+    return Group(title, told, made, rows=drawn) if made else None
 
 
 def anchored(table: Table, styles: Styles) -> Group | None:

@@ -96,7 +96,7 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
     trained = [run for group in groups for run in group if not run.is_base]
     columns, scores = [], {}
     own = [_changed(group[0], groups) for group in groups]
-    common = shared_settings([(g[0].method, g[0].hyperparameters, mine) for g, mine in zip(groups, own, strict=True)])
+    common = shared_settings([(g[0].hyperparameters, mine) for g, mine in zip(groups, own, strict=True)])
     own = [{name: value for name, value in mine.items() if name not in common} for mine in own]
     names = [label(group[0].method, mine) for group, mine in zip(groups, own, strict=True)]
     for version in versions.values():

@@ -65,7 +65,7 @@ def spell(distribution: BaseDistribution) -> str:
 
 def estimate(method: Method, trials: Trials) -> float:
     """Seconds of one trial, by the rough rules of a comparison's plan; answers to prompts are not counted."""
-    machine, model, data = this_machine(), meta_model(trials.model), trials.data
+    machine, model, data = this_machine(trials.training.precision), meta_model(trials.model), trials.data
     sequences = [s for example in data.train for s in example.sequences.values()]
     mean = sum(map(len, sequences)) / len(sequences)
     completion = sum(len(s.completion) for s in sequences) / len(sequences)

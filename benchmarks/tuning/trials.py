@@ -192,7 +192,10 @@ class Trials:
         """Of a split's examples; the untrained model is loaded once for it."""
         if (split, roles) not in self.references:
             policy = Policy(load_model(self.model)).to(self.accelerator.device)
-            self.references[split, roles] = self.store.logps(policy, getattr(self.data, split), roles)
+            precision = self.training.precision if split == "train" else "float32"
+            self.references[split, roles] = self.store.logps(
+                policy, getattr(self.data, split), roles, precision=precision
+            )
         return self.references[split, roles]
 
     @contextlib.contextmanager

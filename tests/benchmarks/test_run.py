@@ -110,6 +110,20 @@ def tracked_steps(database):
     return [step for (step,) in found]
 
 
+def test_another_precision_stands_in_a_table_of_its_own_and_is_judged_in_float32(tmp_path):
+    save_tiny("llama3", tmp_path / "model", 0)
+    data, out = write_pairs(tmp_path / "pairs.jsonl"), tmp_path / "out"
+    words = ["--methods", "dpo", "--model", tmp_path / "model", "--dataset", data, "--out", out, *QUICK]
+    words = [*map(str, words), "--tracking-uri", "none"]
+    for precision in ("float32", "bfloat16"):
+        assert run.main([*words, "--precision", precision]) == 0
+    tables = json.loads((out / "leaderboard.json").read_text())["tables"]
+    assert {table["training"]["precision"] for table in tables} == {"float32", "bfloat16"}
+    assert all({row["name"] for row in table["rows"]} == {"base", "dpo"} for table in tables)
+    assert len(list(out.glob("runs/*/evaluations/*.json"))) == 3, "the untrained model was judged once"
+    assert len(list(out.glob("reference/*.bin"))) == 3, "training pairs in both precisions, held-out ones in float32"
+
+
 def test_a_cell_that_breaks_is_failed_in_the_tracking_store(tmp_path, monkeypatch, capsys):
     def breaks(*_, **__):
         raise NonFiniteError("loss is nan at step 3")

@@ -26,4 +26,4 @@ def test_ganpo_takes_longer_than_its_base():
     for flops in scale.SPEEDS.values():
         assert scale.training_hours("ganpo_dpo", flops) > 1.2 * scale.training_hours("dpo", flops)
     slow, fast = (scale.training_hours("dpo", flops) for flops in scale.SPEEDS.values())
-    assert slow == pytest.approx(fast * scale.SPEEDS["TF32"] / scale.SPEEDS["float32"], rel=0.05)
+    assert slow == pytest.approx(fast * scale.SPEEDS["bfloat16"] / scale.SPEEDS["float32"], rel=0.05)

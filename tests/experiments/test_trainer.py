@@ -63,6 +63,43 @@ def test_nan_stops_the_run_and_keeps_the_batch(tmp_path):
     assert (tmp_path / "bad.safetensors").stat().st_size > 0
 
 
+def test_of_several_micro_batches_the_one_that_broke_is_named_and_the_policy_stays(monkeypatch):
+    run = trainer("ganpo_dpo", micro=2)
+    before = [p.detach().clone() for p in run.policy.parameters()]
+    total, parts = type(run)._total, [micro.rows for micro in run._micros()]
+
+    def broken(self, micro, *rest):
+        return total(self, micro, *rest) * (float("nan") if micro.rows == parts[1] else 1.0)
+
+    monkeypatch.setattr(type(run), "_total", broken)
+    rows = ", ".join(str(row.row) for row in parts[1])
+    assert len(parts) == 2
+    with pytest.raises(NonFiniteError, match=rf"^loss is nan at step 1; .* rows {rows}\."):
+        run.step()
+    assert all(map(torch.equal, before, run.policy.parameters())), "the policy was updated"
+
+
+def test_more_micro_batches_wait_for_the_device_no_more_often(monkeypatch):
+    """What reads a tensor's value waits for a GPU; of that a step has as much with one micro-batch as with four."""
+    waits = []
+    for name in ("__bool__", "item", "tolist", "__int__", "__float__", "nonzero"):
+        read = getattr(torch.Tensor, name)
+
+        def counted(self, *given, read=read, **named):
+            waits.append(tuple(self.shape))
+            return read(self, *given, **named)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    counts = []
+    for micro in (4, 1):
+        run = trainer("dpo", micro=micro)
+        run.step()  # the first also looks at where training starts
+        waits.clear()
+        run.step()
+        counts.append(len(waits))
+    assert counts[0] == counts[1] > 0
+
+
 def test_an_infinite_gradient_of_an_adversary_stops_the_run_with_every_batch_of_the_step(tmp_path):
     run = trainer("ganpo_dpo", micro=2, trouble=tmp_path / "bad.safetensors")
     (player,) = run.players

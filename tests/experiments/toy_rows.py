@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from experiments.data import Example, Sequence
-from experiments.experiment import Training
+from experiments.experiment import Precision, Training
 from experiments.forward import Policy, score
 from experiments.rollouts import Rollouts
 from experiments.sources import Pairs, Source
@@ -60,6 +60,7 @@ def trainer(
     family: str = "llama3",
     steps: int = 20,
     dtype: torch.dtype = torch.float32,
+    precision: Precision = "float32",
     **extra: Any,
 ) -> Trainer:
     """A method on a tiny model, at a learning rate at which something moves."""
@@ -69,12 +70,13 @@ def trainer(
     )
     method = override(spec, small | (values or {}))
     policy, examples = Policy(tiny_model(family, 0), lora_rank=lora), rows()
-    stored = {e.row: s for e, s in zip(examples, score(policy, examples, ROLES), strict=True)}
+    scored = score(policy, examples, ROLES, precision=precision)
+    stored = {e.row: s for e, s in zip(examples, scored, strict=True)}
     reference = Policy(tiny_model(family, 0)) if lora is None else None
     for model in (policy, reference):
         if model is not None:
             model.to(dtype)
-    training = Training(steps=steps, batch_size=4, micro_batch_size=micro, lora_rank=lora)
+    training = Training(steps=steps, batch_size=4, micro_batch_size=micro, lora_rank=lora, precision=precision)
     source: Source = Pairs(examples, 4, 0)
     if method.on_policy:
         drawn = {"batch_size": 4, "seed": 0, "method": method, "tokenizer": tiny_tokenizer(family)}
