@@ -210,7 +210,12 @@ def planned(comparison: Comparison, cells: Sequence[tuple[str, int | None, str]]
             method, training, model, longest_row_tokens=longest, completion_tokens=max(1, longest // 2)
         ).in_shards(sharding.number())
         duration = costs.seconds(
-            method, training, model, this_machine(training.precision), mean_row_tokens=facts.mean_tokens, mean_completion_tokens=completion
+            method,
+            training,
+            model,
+            this_machine(training.precision),
+            mean_row_tokens=facts.mean_tokens,
+            mean_completion_tokens=completion,
         )
         changed = {key: value for key, value in flatten(method).items() if value != default[key] and key != "lr"}
         plans.append(plan.MethodPlan(name=name, lr=method.lr, memory=memory, seconds=duration, changed=changed))

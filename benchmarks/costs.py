@@ -28,9 +28,9 @@ ADAMW_PASSES = 7  # over memory: weight, gradient and two moments are read, all 
 HEAD_TOKENS = 1024  # of one chunk of the language model's head
 LESSONS = 3  # responses for each row of an update that an encoder learns from: a pair and a sample
 SETS = 3  # of hidden states that one discriminator looks at: policy's and two of the reference's
-# Of this machine's measured speed; so that SmolLM2-135M on two cores trains 170 and generates 65 tokens a second
+# Of this machine's measured speed; docs/speed.json has what it predicts of SmolLM2-135M's steps and generation
 EFFICIENCY = 0.4
-GENERATION_EFFICIENCY = 0.12  # lower: each step is many small operations
+GENERATION_EFFICIENCY = 0.25  # lower: each step is many small operations
 BATCH = 16  # prompts that are generated for together
 
 

@@ -175,8 +175,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 def _table(targets: Sequence[Mapping[str, Any]]) -> Table:
     table = Table("what", "target", "measured", "met")
     for row in targets:
-        bound = f"{'≥' if row['at_least'] else '≤'} {row['target']}"
-        table.add_row(row["what"], bound, f"{row['measured']:.2f}", "yes" if row["met"] else "no")
+        bound = "" if row["target"] is None else f"{'≥' if row['at_least'] else '≤'} {row['target']}"
+        table.add_row(row["what"], bound, f"{row['measured']:.2f}", {True: "yes", False: "no", None: ""}[row["met"]])
     return table
 
 

@@ -119,7 +119,7 @@ def test_another_precision_stands_in_a_table_of_its_own_and_is_judged_in_float32
         assert run.main([*words, "--precision", precision]) == 0
     tables = json.loads((out / "leaderboard.json").read_text())["tables"]
     assert {table["training"]["precision"] for table in tables} == {"float32", "bfloat16"}
-    assert all({row["name"] for row in table["rows"]} == {"base", "dpo"} for table in tables)
+    assert all([row["method"] for row in table["rows"]] == ["base", "dpo"] for table in tables)
     assert len(list(out.glob("runs/*/evaluations/*.json"))) == 3, "the untrained model was judged once"
     assert len(list(out.glob("reference/*.bin"))) == 3, "training pairs in both precisions, held-out ones in float32"
 

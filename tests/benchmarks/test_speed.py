@@ -49,6 +49,7 @@ def test_training_and_generation_are_measured_and_judged(folder, monkeypatch):
     results = json.loads(out.read_text())
     assert set(results) == {"training", "generation", "targets"}
     assert set(results["training"]["rounds"]) == {"short/full", "short/lora-16", "dialogues/full", "dialogues/lora-16"}
+    assert results["generation"]["predicted_tokens_a_second"] > 0
     assert results["generation"]["share_of_equal_responses"] == {"1": 1.0, "16": 1.0}
     judged = {row["what"]: row for row in results["targets"]}
     assert not any("memory" in what or "separate" in what for what in judged), "what was not measured is not judged"
@@ -56,6 +57,8 @@ def test_training_and_generation_are_measured_and_judged(folder, monkeypatch):
     row = judged["DPO, full, short prompts, reference online: times TRL"]
     assert row["measured"] == medians["trl_dpo/online"] / medians["dpo/online"]
     assert row["met"] is (row["measured"] >= 3)
+    told = judged["share of ganpo_dpo's step that its discriminators take"]
+    assert (told["target"], told["met"]) == (None, None), "a figure without a target is neither met nor missed"
     assert str(folder) not in out.read_text(), "a place on this machine says nothing to others"
 
 
