@@ -118,6 +118,8 @@ def train(
     facts = {
         "started": now(),
         "num_trainable": sum(p.numel() for p in policy.parameters() if p.requires_grad),
+        "num_processes": accelerator.num_processes,
+        "num_shards": accelerator.num_processes if sharded else 1,
         "data_report": cell.data.report.as_dict(),
         **environment(),
     }

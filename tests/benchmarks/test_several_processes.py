@@ -1,4 +1,4 @@
-"""The whole command in two processes, as `accelerate launch` starts them, against the same command in one."""
+"""The whole command in two processes, as `accelerate launch` starts them, and in two shards, against one process."""
 
 import json
 import os
@@ -29,11 +29,13 @@ def runs(tmp_path_factory):
     words = [*SETTINGS, "--model", str(folder / "model"), "--dataset", str(folder / "pairs.jsonl")]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     found = {}
-    for name, launcher in {"one": [], "two": LAUNCH}.items():
+    # What `--use_fsdp` tells a process; the launcher itself refuses it on a machine without GPUs
+    shards = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    for name, launcher, more in (("one", [], {}), ("two", LAUNCH, {}), ("shards", LAUNCH, shards)):
         done = subprocess.run(
             [sys.executable, *launcher, "-m", "benchmarks.run", *words, "--out", str(folder / name)],
             cwd=ROOT,
-            env=environment,
+            env=environment | more,
             capture_output=True,
             text=True,
             check=False,
@@ -41,12 +43,18 @@ def runs(tmp_path_factory):
         )
         assert done.returncode == 0, done.stderr[-3000:]
         found[name] = next(path.parent for path in (folder / name).glob("runs/*/metrics.jsonl"))
+    manifests = {name: json.loads((run / "manifest.json").read_text()) for name, run in found.items()}
+    counted = {name: (entry["num_processes"], entry["num_shards"]) for name, entry in manifests.items()}
+    assert counted == {"one": (1, 1), "two": (2, 1), "shards": (2, 2)}
+    assert len({entry["num_trainable"] for entry in manifests.values()}) == 1
     return found
 
 
-def test_both_have_the_same_address_and_the_same_steps(runs):
-    one, two = ([json.loads(line) for line in (runs[name] / "metrics.jsonl").read_text().splitlines()] for name in runs)
-    assert runs["one"].name == runs["two"].name
+@pytest.mark.parametrize("other", ["two", "shards"])
+def test_both_have_the_same_address_and_the_same_steps(runs, other):
+    files = (runs[name] / "metrics.jsonl" for name in ("one", other))
+    one, two = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
+    assert runs["one"].name == runs[other].name
     assert len(one) == len(two) == 5
     for expected, got in zip(one, two, strict=True):
         assert got["tokens"] == expected["tokens"], "of all processes, not of the first"
@@ -54,10 +62,11 @@ def test_both_have_the_same_address_and_the_same_steps(runs):
             assert got[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-6), key
 
 
-def test_both_train_the_same_weights_and_answer_alike(runs):
-    one, two = (load_file(runs[name] / "policy" / "adapter_model.safetensors") for name in runs)
+@pytest.mark.parametrize("other", ["two", "shards"])
+def test_both_train_the_same_weights_and_answer_alike(runs, other):
+    one, two = (load_file(runs[name] / "policy" / "adapter_model.safetensors") for name in ("one", other))
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert (two[name] - value).norm() < 1e-4 * value.norm(), name
-    one, two = (json.loads(next(runs[name].glob("evaluations/held_out*.json")).read_text()) for name in runs)
+    one, two = (json.loads(next(runs[name].glob("evaluations/held_out*.json")).read_text()) for name in ("one", other))
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-3, nan_ok=True)
