@@ -44,7 +44,7 @@ def run(comparison: Comparison, console: Console, kind: type[Grid] | None = None
     """Show the plan, refuse what cannot fit (ValueError), do what is missing, rank what is there; all the cells."""
     grid = (kind or Grid)(comparison, accelerator(), console)
     cells = grid.cells()
-    statuses = [(c.experiment.name, c.experiment.seed, plan.FINISHED if c.finished else "to run") for c in cells]
+    statuses = [(cell.experiment.name, cell.experiment.seed, grid.status(cell)) for cell in cells]
     whole = planned(comparison, statuses)
     if grid.here and not whole.verdict.fits:
         raise ValueError(whole.verdict.sentence)
@@ -86,6 +86,13 @@ class Grid:
             self._cell("base", None, None),
             *(self._cell(name, method, seed) for seed in self.comparison.seeds for name, method in methods),
         ]
+
+    def status(self, cell: Cell) -> str:
+        """What the plan says of a cell: finished, to be evaluated (its training is finished), or to run."""
+        if not cell.finished:
+            return "to run"
+        done = all(_results_of(cell, task).is_file() for task in self.comparison.tasks)
+        return plan.FINISHED if done else plan.TRAINED
 
     def run(self, cells: list[Cell]) -> None:
         """Train and evaluate what is missing, then build the leaderboard and the report."""
@@ -175,7 +182,7 @@ class Grid:
         """The metrics of every task, from disk where they are."""
         results = {}
         for task in self.comparison.tasks:
-            path = cell.folder / "evaluations" / f"{task.name}-{_address(task)}.json"
+            path = _results_of(cell, task)
             if not path.is_file():
                 policy = policy or trained(cell).to(self.accelerator.device)
                 try:
@@ -299,7 +306,7 @@ def record(cell: Cell, log: RunLogger, results: dict[str, dict[str, float]]) -> 
     log.finish()
 
 
-def _address(task: Task) -> str:
+def _results_of(cell: Cell, task: Task) -> Path:
     settings = dataclasses.asdict(task)  # type: ignore[call-overload]
     said = json.dumps([task.name, task.revision, settings], sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()[:12]
+    return cell.folder / "evaluations" / f"{task.name}-{hashlib.sha256(said.encode()).hexdigest()[:12]}.json"

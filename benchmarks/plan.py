@@ -16,7 +16,7 @@ from benchmarks.costs import Memory
 if TYPE_CHECKING:
     from experiments.experiment import Training
 
-FINISHED = "finished"
+FINISHED, TRAINED = "finished", "to evaluate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +66,14 @@ class Plan:
 
     @property
     def total_seconds(self) -> float:
-        """Of the cells that are not finished."""
-        return sum(self.cell_seconds[name] for name, _, status in self.cells if status != FINISHED)
+        """Of the cells that are not finished; a trained one is evaluated only."""
+        known = {TRAINED: sum(self.task_seconds.values()), FINISHED: 0.0}
+        return sum(known.get(status, self.cell_seconds[name]) for name, _, status in self.cells)
 
     @property
     def verdict(self) -> Verdict:
-        """On the method that needs most, of those that have something to run."""
-        waiting = {name for name, _, status in self.cells if status != FINISHED}
+        """On the method that needs most, of those that are still to be trained."""
+        waiting = {name for name, _, status in self.cells if status not in (FINISHED, TRAINED)}
         needed = [method.memory for method in self.methods if method.name in waiting]
         worst = max(needed, key=lambda memory: memory.total, default=Memory())
         return verdict(self.model, worst, self.training, self.free_bytes)

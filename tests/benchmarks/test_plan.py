@@ -90,6 +90,8 @@ def test_finished_cells_take_no_time_and_the_untrained_model_is_only_evaluated()
     plan = a_plan()
     assert plan.cell_seconds == {"base": 40, "dpo": 140, "ganpo_dpo": 240}
     assert plan.total_seconds == 40 + 140 + 240
+    trained = dataclasses.replace(plan, cells=[("base", None, "finished"), ("dpo", 0, "to evaluate")])
+    assert trained.total_seconds == 40
 
 
 def test_a_plan_fits_where_its_largest_method_does():

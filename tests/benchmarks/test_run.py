@@ -62,6 +62,7 @@ def test_a_tiny_model_of_each_family_trains_end_to_end(family, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/policy/*.safetensors")}
     again = command(*words, "--tracking-uri", "none")
     assert again.returncode == 0, again.stderr
+    assert "0 of 3 cells to run, about 0 s" in again.stderr
     assert stamps == {path: path.stat().st_mtime_ns for path in out.glob("runs/*/policy/*.safetensors")}
 
 
@@ -110,7 +111,7 @@ def tracked_steps(database):
     return [step for (step,) in found]
 
 
-def test_another_precision_stands_in_a_table_of_its_own_and_is_judged_in_float32(tmp_path):
+def test_another_precision_stands_in_a_table_of_its_own_and_is_judged_in_float32(tmp_path, capsys):
     save_tiny("llama3", tmp_path / "model", 0)
     data, out = write_pairs(tmp_path / "pairs.jsonl"), tmp_path / "out"
     words = ["--methods", "dpo", "--model", tmp_path / "model", "--dataset", data, "--out", out, *QUICK]
@@ -120,7 +121,10 @@ def test_another_precision_stands_in_a_table_of_its_own_and_is_judged_in_float32
     tables = json.loads((out / "leaderboard.json").read_text())["tables"]
     assert {table["training"]["precision"] for table in tables} == {"float32", "bfloat16"}
     assert all([row["method"] for row in table["rows"]] == ["base", "dpo"] for table in tables)
-    assert len(list(out.glob("runs/*/evaluations/*.json"))) == 3, "the untrained model was judged once"
+    capsys.readouterr()
+    assert run.main([*words, "--tasks", "geometry"]) == 0
+    assert "2 of 2 cells to run" in capsys.readouterr().err, "they are trained, and not evaluated"
+    assert len(list(out.glob("runs/*/evaluations/*.json"))) == 3 + 2, "the untrained model was judged once"
     assert len(list(out.glob("reference/*.bin"))) == 3, "training pairs in both precisions, held-out ones in float32"
 
 
