@@ -208,7 +208,7 @@ def planned(comparison: Comparison, cells: Sequence[tuple[str, int | None, str]]
         longest = facts.longest_tokens
         memory = costs.memory(
             method, training, model, longest_row_tokens=longest, completion_tokens=max(1, longest // 2)
-        ).in_shards(sharding.number())
+        ).in_shards(sharding.number(), costs.gathered_bytes(model))
         duration = costs.seconds(
             method,
             training,

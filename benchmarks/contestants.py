@@ -10,11 +10,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
 
 from experiments.data import Example
 from experiments.experiment import Training
@@ -62,16 +64,25 @@ def ours(name: str, reference: Reference, **values: Any) -> Contestant:
         original = Policy(load_model(course.model)) if full and needs_model else None
         stored: dict[int, Scored] = {}
         if reference == "stored":
-            stored |= _scored(original or policy, stream(course.examples, course.training, SEED), method)
+            stored |= _scored(original or policy, stream(course.examples, course.training, SEED), method, course)
         pairs = Pairs(course.examples, course.training.batch_size, SEED)
+        accelerator = Accelerator(mixed_precision="no")  # not TRL's, which outlives its trainer
         trainer = Trainer(
-            method, policy, pairs, course.training, seed=SEED, lr=LR, stored=stored, reference=original
+            method,
+            policy,
+            pairs,
+            course.training,
+            seed=SEED,
+            lr=LR,
+            stored=stored,
+            reference=original,
+            accelerator=accelerator,
         )  # moves the models to the device
         seconds = []
         for step in range(course.training.steps):
             began = time.monotonic()
             if reference == "online":
-                stored |= _scored(original or policy, pairs.step(step), method)
+                stored |= _scored(original or policy, pairs.step(step), method, course)
             trainer.step()
             _synchronize()
             seconds.append(time.monotonic() - began)
@@ -118,12 +129,9 @@ CONTESTANTS: dict[str, Contestant] = {
 }
 
 
-def _scored(policy: Policy, rows: Sequence[Example], method: Method) -> dict[int, Scored]:
-    if policy.has_adapter:
-        with policy.adapter_disabled():
-            found = score(policy, rows, method.reads)
-    else:
-        found = score(policy, rows, method.reads)
+def _scored(policy: Policy, rows: Sequence[Example], method: Method, course: Course) -> dict[int, Scored]:
+    with policy.adapter_disabled() if policy.has_adapter else nullcontext():
+        found = score(policy, rows, method.reads, precision=course.training.precision)
     return {row.row: entry for row, entry in zip(rows, found, strict=True)}
 
 

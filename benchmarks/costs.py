@@ -52,14 +52,31 @@ class Memory:
     def total(self) -> int:
         return sum(self.parts.values())
 
-    def in_shards(self, number: int) -> Memory:
-        """Of each of so many processes that hold the policy in shards (FSDP2) and the rest whole."""
+    def in_shards(self, number: int, gathered: int) -> Memory:
+        """Of each of so many processes that hold the policy in shards (FSDP2) and the rest whole.
+
+        `gathered` are the bytes of weights, and at most as many of gradients, that stand whole while they are used.
+        """
+        if number == 1:
+            return self
         sharded = {name: getattr(self, name) // number for name in ("weights", "gradients", "optimizer")}
+        sharded["weights"] += gathered
+        sharded["gradients"] += min(gathered, self.gradients)
         return replace(self, **sharded)
 
     @property
     def parts(self) -> dict[str, int]:
         return {part.name: getattr(self, part.name) for part in fields(self)}
+
+
+def gathered_bytes(model: PreTrainedModel) -> int:
+    """Of a policy in shards, what each process has whole at a time: embeddings, head and two layers, one on its way."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    layers = int(model.config.num_hidden_layers)
+    given: Any = model  # its methods have no types
+    tables = {id(table.weight): table.weight for table in (given.get_input_embeddings(), given.get_output_embeddings())}
+    outside: int = sum(weight.numel() for weight in tables.values())
+    return FLOAT * (outside + 2 * (total - outside) // layers)
 
 
 def num_trainable(model: PreTrainedModel, lora_rank: int | None) -> int:

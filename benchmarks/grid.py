@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -61,7 +62,11 @@ def accelerator() -> Accelerator:
     # The main process evaluates while the others wait, for longer than the ten minutes that NCCL would
     patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
     whole = GradientAccumulationPlugin(num_steps=1)
-    return Accelerator(mixed_precision="no", gradient_accumulation_plugin=whole, kwargs_handlers=[patience])
+    made = Accelerator(mixed_precision="no", gradient_accumulation_plugin=whole, kwargs_handlers=[patience])
+    # Of `accelerate launch --use_fsdp`: the first process reads the weights, and accelerate sends them to the others.
+    # Here each process keeps its shard of what it has read itself
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    return made
 
 
 class Grid:
@@ -184,7 +189,7 @@ class Grid:
         for task in self.comparison.tasks:
             path = _results_of(cell, task)
             if not path.is_file():
-                policy = policy or trained(cell).to(self.accelerator.device)
+                policy = policy or trained(cell, self.accelerator.device)
                 try:
                     self._evaluate(cell, task, policy, path, show)
                 except TaskSkipped as reason:
@@ -215,8 +220,13 @@ class Grid:
             "primary": task.primary,
             "revision": task.revision,
             "settings": dataclasses.asdict(task),  # type: ignore[call-overload]
+            "trained_on": self._share_trained_on(subject.asked),
         }
         write_json(path, about | {"seconds": time.monotonic() - began} | result)
+
+    def _share_trained_on(self, asked: set[str]) -> float:
+        known = {example.asked_id for example in self.data.train}
+        return sum(prompt[:16] in known for prompt in asked) / max(1, len(asked))
 
     def _cell(self, name: str, method: Method | None, seed: int | None) -> Cell:
         experiment = Experiment(

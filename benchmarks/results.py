@@ -32,10 +32,15 @@ class Evaluation:
     mean_length: float | None = None  # tokens of a response; None for a task that generates none
     responses: Path | None = None
 
+    trained_on: float = 0.0  # share of the prompts asked that the run was trained on
+
     @property
     def version(self) -> str:
-        """Equal for two evaluations that may be compared: task, revision, settings and the very same items."""
-        facts = [self.task, self.revision, self.settings, [(item.id, item.cluster) for item in self.result.items]]
+        """Equal for two evaluations that may be compared: task, revision, settings, the very same items, judges that
+        are the same whatever they are called, and the same answers of the baseline."""
+        items = [(item.id, item.cluster) for item in self.result.items]
+        judged = [self.result.extras.get(name) for name in ("judge", "baseline", "difficulty")]
+        facts = [self.task, self.revision, self.settings, items, *([judged] if any(judged) else ())]
         return hashlib.sha256(_canonical(facts).encode()).hexdigest()[:16]
 
 
@@ -182,6 +187,7 @@ def _read_evaluation(path: Path) -> Evaluation:
         seconds=document.get("seconds"),
         mean_length=_mean_length(result),
         responses=responses if responses.is_file() else None,
+        trained_on=float(document.get("trained_on") or 0.0),
     )
     if any(evaluation.primary not in item.values for item in items):
         raise Damaged(f"an item has no {evaluation.primary!r}, which ranks {task}")

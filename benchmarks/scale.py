@@ -56,7 +56,7 @@ def gpu_bytes(name: str) -> int:
         longest_row_tokens=LONGEST,
         completion_tokens=LONGEST_COMPLETION,
     )
-    return found.in_shards(GPUS).total
+    return found.in_shards(GPUS, costs.gathered_bytes(meta_model(MODEL))).total
 
 
 def training_hours(name: str, flops: float) -> float:

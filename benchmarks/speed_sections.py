@@ -99,6 +99,8 @@ def memory_of(
 
 def generation(model: Any, data: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Greedy tokens a second by batch size, ours and transformers', in turns on the same prompts, and the plan's."""
+    import torch
+
     from benchmarks import costs
     from benchmarks.machine import this_machine
     from experiments.chat import ChatFormat
@@ -109,7 +111,10 @@ def generation(model: Any, data: str, settings: Mapping[str, Any]) -> dict[str, 
     tokenizer, limit = load_tokenizer(model), settings["generated_tokens"]
     rows = prepare(data, tokenizer, max_length=settings["max_length"], max_pairs=2 * BATCH).train
     prompts = [row.sequences["chosen"].prompt.tolist() for row in rows]
-    mine, plain = load_model(model), load_model(model)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    mine: Any = load_model(model)
+    plain: Any = load_model(model)
+    mine, plain = mine.to(device), plain.to(device)
     stops = stop_tokens(plain, ChatFormat.of(tokenizer))
     speeds: dict[str, list[float]] = {}
     equal: dict[str, float] = {}
@@ -143,8 +148,8 @@ def _transformers(
     for i in range(0, len(prompts), size):
         batch = prompts[i : i + size]
         width = max(map(len, batch))
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in batch])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch])
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in batch], device=model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=model.device)
         settings: dict[str, Any] = {"max_new_tokens": limit, "do_sample": False, "eos_token_id": sorted(stops)}
         with torch.no_grad():
             said = model.generate(input_ids=ids, attention_mask=mask, pad_token_id=pad, **settings)
@@ -199,7 +204,8 @@ def _steps(where: str, slower: str, faster: str) -> Callable[[Mapping[str, Any]]
 def _peaks(where: str, entry: str, other: str) -> Callable[[Mapping[str, Any]], float]:
     def ratio(results: Mapping[str, Any]) -> float:
         peaks = results["memory"]["peaks"][where]
-        return float(peaks[entry]["peak_memory_bytes"] / peaks[other]["peak_memory_bytes"])
+        kind = "peak_cuda_bytes" if "peak_cuda_bytes" in peaks[entry] else "peak_memory_bytes"
+        return float(peaks[entry][kind] / peaks[other][kind])
 
     return ratio
 
@@ -231,6 +237,7 @@ TARGETS = (
     Target("peak memory, full, short prompts: of TRL's", 0.6, False, _peaks("short/full", *reversed(ONLINE))),
     Target("peak memory, full, dialogues: of TRL's", 0.6, False, _peaks("dialogues/full", *reversed(ONLINE))),
     Target("peak memory, LoRA 16, short prompts: of TRL's", 0.6, False, _peaks("short/lora-16", *reversed(ONLINE))),
+    Target("peak memory, LoRA 16, dialogues: of TRL's", 0.6, False, _peaks("dialogues/lora-16", *reversed(ONLINE))),
     Target("ganpo_dpo's step, full: of dpo's online", 1.10, False, _steps("short/full", "ganpo_dpo", "dpo/online")),
     Target("ganpo_dpo's step, LoRA: of dpo's online", 1.10, False, _steps("short/lora-16", "ganpo_dpo", "dpo/online")),
     Target("share of ganpo_dpo's step that its discriminators take", None, False, _networks_share),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from experiments.data import Example
 from experiments.forward import Scored
+from experiments.layout import moved
 from experiments.samples import Rollout, collate, mean_tokens, to_device
 from experiments.sources import micro_batches, share
 from methods.types import Batch, Outputs, Role
@@ -61,8 +62,8 @@ def recorded(
             logps, mask = _padded(lines, max(map(len, lines)))
         seen = latent.get(role)
         outputs[role] = Outputs(
-            logps.to(device),
-            mask.to(device),
+            moved(logps, device),
+            moved(mask, device),
             None if seen is None else seen.hidden,
             None if seen is None else seen.padded_hidden,
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
@@ -47,17 +48,17 @@ def begin(model: Any, experiment: Experiment) -> Policy:
     return Policy(load_model(model), lora_rank=experiment.training.lora_rank, seed=experiment.seed or 0)
 
 
-def trained(cell: Cell) -> Policy:
+def trained(cell: Cell, device: torch.device) -> Policy:
     """The policy of a finished cell, or the untrained model of the row `base`."""
     if cell.experiment.method is None:
-        return Policy(load_model(cell.model))
+        return Policy(load_model(cell.model)).to(device)
     if cell.experiment.training.lora_rank is None:
-        return Policy(load_model(cell.folder / "policy"))
+        return Policy(load_model(cell.folder / "policy")).to(device)
     import peft
 
     policy = begin(cell.model, cell.experiment)
     peft.set_peft_model_state_dict(policy.model, load_file(cell.folder / "policy" / "adapter_model.safetensors"))
-    return policy
+    return policy.to(device)
 
 
 def register_untrained(cell: Cell) -> None:
@@ -85,6 +86,7 @@ def train(
     assert experiment.method is not None
     assert experiment.method.lr is not None
     assert experiment.seed is not None
+    training.check(experiment.name, experiment.method)
     reset_peak_memory()
     sharded = sharding.is_asked_for() and accelerator.num_processes > 1
     if sharded and experiment.method.on_policy:
@@ -93,11 +95,12 @@ def train(
     policy = begin(cell.model, experiment)
     reference = casting.reference_of(experiment, cell.model)
     discriminators = cell.folder.parent.parent / "discriminators"
-    policy.to(accelerator.device)
+    for model in (policy, reference):
+        if model is not None:
+            model.to(accelerator.device)
     nets = casting.nets_of(experiment, cell.model, cell.data, policy, reference, folder=discriminators)
     if training.gradient_checkpointing:
-        policy.causal.gradient_checkpointing_enable({"use_reentrant": False})
-        policy.causal.train()  # transformers checkpoints in training mode only; every dropout is zero
+        policy.checkpoint_activations()
     trainer = Trainer(
         experiment.method,
         policy,
@@ -178,7 +181,8 @@ def train(
         checkpoint.discard(cell.folder / "checkpoint")
     accelerator.wait_for_everyone()
     accelerator.free_memory()
-    return trained(cell) if sharded and main else policy.eval()  # one process cannot run what lies in shards
+    # one process cannot run what lies in shards
+    return trained(cell, accelerator.device) if sharded and main else policy.eval()
 
 
 def _truncate(history: Path, step: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 
 from experiments.data import Example, collate
@@ -76,8 +76,9 @@ class Policy(nn.Module):
         """
         layout = arrange(blocks, share=self.share_prompts and not padded_hidden).to(self.device)
         lower = precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16) if lower else nullcontext():
-            final = self._states(layout)
+        # Without autocast's cache, which would keep a second copy of all weights: each is used once in a forward
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False) if lower else nullcontext():
+            final = self._states(layout, torch.bfloat16 if lower else self.causal.dtype)
         final = final.float() if lower else final
         flat = final.flatten(0, 1)
         if logps:
@@ -92,9 +93,8 @@ class Policy(nn.Module):
         for role, shape in layout.shapes.items():
             mine = layout.blocks[role]
             place = tuple(layout.place[:, mine])
-            mask = torch.zeros(shape, dtype=torch.bool, device=self.device).index_put(
-                place, torch.tensor(True, device=self.device)
-            )
+            real = torch.ones((), dtype=torch.bool, device=self.device)
+            mask = torch.zeros(shape, dtype=torch.bool, device=self.device).index_put(place, real)
             scattered = values.new_zeros(shape).index_put(place, values[mine])
             empty = flat.new_zeros(*shape, flat.shape[-1]) if hidden or states else None
             latent = empty.index_put(place, flat[layout.at[mine]]) if empty is not None and hidden else None
@@ -104,6 +104,14 @@ class Policy(nn.Module):
             rows += shape[0]
         return outputs
 
+    def checkpoint_activations(self) -> None:
+        """Keep the inputs of layers only and compute the rest again in the backward pass."""
+        enable = getattr(self.causal, "activation_checkpointing_enable", None)
+        (enable or self.causal.gradient_checkpointing_enable)(
+            {"use_reentrant": False}
+        )  # the name until transformers 5.2x
+        self.causal.train()  # transformers checkpoints in training mode only; every dropout is zero
+
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
         """The model as it was before training: only with an adapter."""
@@ -111,24 +119,16 @@ class Policy(nn.Module):
         with self.model.disable_adapter():
             yield
 
-    def _states(self, layout: Layout) -> Tensor:
+    def _states(self, layout: Layout, dtype: torch.dtype) -> Tensor:
         mask: Any = (layout.segments > 0).long()
         if layout.shared:
-            mask = self._additive(layout, None)
+            mask = _additive(layout.visible(), dtype)
             if self.window:
-                mask = {"full_attention": mask, "sliding_attention": self._additive(layout, self.window)}
+                mask = {"full_attention": mask, "sliding_attention": _additive(layout.visible(self.window), dtype)}
         states: Tensor = self.causal.base_model(
             input_ids=layout.ids, position_ids=layout.positions, attention_mask=mask, use_cache=False
         ).last_hidden_state
         return states
-
-    def _additive(self, layout: Layout, window: int | None) -> Tensor:
-        dtype = self.causal.dtype
-        hidden = torch.zeros((), dtype=dtype, device=self.device).masked_fill(
-            torch.tensor(True, device=self.device),
-            torch.finfo(torch.bfloat16).min,  # in float32 too: autocast rounds its own minimum to -inf
-        )
-        return torch.where(layout.visible(window), torch.zeros((), dtype=dtype, device=self.device), hidden)
 
     @torch.no_grad()
     def _probe(self) -> bool:
@@ -196,6 +196,11 @@ def score(
             batch = []
             progress(place + 1, len(order))
     return scored
+
+
+def _additive(visible: Bool[Tensor, "n 1 t t"], dtype: torch.dtype) -> Float[Tensor, "n 1 t t"]:
+    """What is added to attention's logits: 0, or the lowest number of `dtype` where nothing is to be seen."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def _adapted(model: PreTrainedModel, rank: int, seed: int) -> Any:

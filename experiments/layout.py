@@ -36,8 +36,8 @@ class Layout:
     shared: bool
 
     def to(self, device: torch.device) -> Layout:
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return Layout(**moved, blocks=self.blocks, shapes=self.shapes, shared=self.shared)
+        tensors = {name: moved(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Layout(**tensors, blocks=self.blocks, shapes=self.shapes, shared=self.shared)
 
     def visible(self, window: int | None = None) -> Bool[Tensor, "n 1 t t"]:
         """Which key (last axis) each query sees; `window` counts tokens of the sequence, not of the row."""
@@ -49,6 +49,13 @@ class Layout:
             seen &= self.positions[:, :, None] - self.positions[:, None, :] < window
         # padding sees itself: a row of nothing would turn the softmax into NaN
         return (seen | torch.eye(length, dtype=torch.bool, device=self.ids.device))[:, None]
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On `device`; to a GPU without waiting for the copy."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def arrange(blocks: Mapping[Role, Tokens], *, share: bool) -> Layout:

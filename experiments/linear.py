@@ -29,6 +29,8 @@ class Linear(nn.Linear):
     """torch's layer with oneDNN's product. An existing layer becomes one by its class: it has no state of its own."""
 
     def forward(self, input: Tensor) -> Tensor:
+        if not _is_eligible(input, self.weight):
+            return F.linear(input, self.weight, self.bias)
         result = product(input, self.weight)
         return result if self.bias is None else result + self.bias
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from experiments import data
 from experiments.data import Example, Sequence
+from experiments.layout import moved
 from methods.types import Batch, Role, Samples
 
 PER_TOKEN = ("logps", "reference", "values", "advantages", "returns")  # arrays as long as the completion
@@ -126,9 +127,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with what is known of its samples on `device`; its blocks stay, the forward moves them."""
     if batch.samples is None:
         return batch
-    moved: dict[str, Any] = {key: v.to(device) for key, v in vars(batch.samples).items() if isinstance(v, Tensor)}
-    terms = {name: value.to(device) for name, value in batch.samples.terms.items()}
-    return dataclasses.replace(batch, samples=dataclasses.replace(batch.samples, **moved, terms=terms))
+    tensors: dict[str, Any] = {key: moved(v, device) for key, v in vars(batch.samples).items() if isinstance(v, Tensor)}
+    terms = {name: moved(value, device) for name, value in batch.samples.terms.items()}
+    return dataclasses.replace(batch, samples=dataclasses.replace(batch.samples, **tensors, terms=terms))
 
 
 def pack(rows: abc.Sequence[Rollout], places: abc.Sequence[int], **more: Any) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -68,25 +68,14 @@ class Sharding:
         return module, optimizer
 
     def no_sync(self, module: nn.Module) -> contextlib.AbstractContextManager[None]:
-        if isinstance(module, DistributedDataParallel):
-            return module.no_sync()
-        assert isinstance(module, FSDPModule)
-        return _without_sync(module)
+        """Of what is replicated. A sharded policy's gradients go to their shards at once: whole they may not fit."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def clip_grad_norm_(self, parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
         return whole(nn.utils.clip_grad_norm_(parameters, limit))
-
-
-@contextlib.contextmanager
-def _without_sync(module: FSDPModule) -> Any:
-    module.set_requires_gradient_sync(False)
-    try:
-        yield
-    finally:
-        module.set_requires_gradient_sync(True)
 
 
 def whole(tensor: Tensor, *, keep: bool = True) -> Tensor:

@@ -29,8 +29,8 @@ from experiments.step_log import Logs, check_finite
 from methods.protocols import Adversary, Critic, Method, Part, Penalizer
 from methods.types import Batch, Loss, Outputs, Role
 
-# nats a token between the policy before its first step and the reference store
-START_TOLERANCE = {"float32": 1e-2, "bfloat16": 1.0}
+# nats a token between the policy before its first step and the reference store: of the worst token, or of the mean one
+START_TOLERANCE = {"float32": 1e-2, "bfloat16": 5e-2}
 
 
 class Trainer:
@@ -264,12 +264,14 @@ class Trainer:
 
     def _check_start(self, policy: Mapping[Role, Outputs], reference: Mapping[Role, Outputs]) -> None:
         for role in reference:
-            gap = (policy[role].logps.detach() - reference[role].logps).abs().max()
-            allowed = START_TOLERANCE[self.training.precision]
+            gaps = (policy[role].logps.detach() - reference[role].logps).abs()[reference[role].mask]
+            rounded = self.training.precision != "float32"  # single unlikely tokens may then differ by much
+            gap, allowed = gaps.mean() if rounded else gaps.max(), START_TOLERANCE[self.training.precision]
+            which = "the mean" if rounded else "a"
             if not gap <= allowed:
                 raise ValueError(
-                    f"policy and reference differ by {gap:.3g} nats on a {role} token before the first step (at most"
-                    f" {allowed} allowed): the reference must be the model that training starts from"
+                    f"policy and reference differ by {gap:.3g} nats on {which} {role} token before the first step"
+                    f" (at most {allowed} allowed): the reference must be the model that training starts from"
                 )
 
     def _finite(self, norm: Tensor, what: str, parts: Sequence[Micro]) -> None:

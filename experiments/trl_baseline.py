@@ -196,7 +196,7 @@ def train(
     spent = cost(wall_seconds=sum(times.seconds), num_tokens=int(sum(tokens)))
     write_json(cell.folder / "manifest.json", {"status": "finished", **facts, **spent})
     progress(training.steps, training.steps)
-    return trained(cell)
+    return trained(cell, accelerator.device)
 
 
 def _as_row(example: Example) -> dict[str, list[int]]:

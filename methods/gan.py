@@ -95,7 +95,7 @@ class RelativisticDiscriminator(nn.Module):
     def _count(self, logits: Mapping[str, Tensor]) -> None:
         """Reduced over ranks at once: every rank holds equal buffers, so nothing is lost when DDP broadcasts them."""
         totals = torch.stack([logits[name].sum() for name in self.sets])
-        counts = totals.new_tensor([len(logits[name]) for name in self.sets])
+        counts = torch.stack([torch.ones_like(logits[name]).sum() for name in self.sets])
         self.totals += mean_over_ranks(totals)
         self.counts += mean_over_ranks(counts)
         self.means.copy_(torch.where(self.started, self.means, self.totals / self.counts))

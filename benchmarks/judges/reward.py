@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH = 8  # conversations a forward, in full precision
+NAMED = {  # arXiv 2507.01352
+    "skywork": "Skywork/Skywork-Reward-V2-Llama-3.1-8B",
+    "skywork_0_6b": "Skywork/Skywork-Reward-V2-Qwen3-0.6B",
+}
 BELIEVED = 100_000_000  # parameters: encoders below judge worse than length alone does
 
 
@@ -140,10 +144,14 @@ class RewardJudge:
 
 
 def reward_judge(name: str) -> RewardJudge:
-    """A folder, a preset or a hub id. KeyError for an unknown name, AssetError for a model that cannot be had."""
+    """A folder, a name of `NAMED`, an encoder preset or a hub id.
+
+    KeyError for an unknown name, AssetError for a model that cannot be had.
+    """
     from experiments.reward_models import encoder_folder
 
-    return RewardJudge(name, encoder_folder(name))
+    full = NAMED.get(name, name)
+    return RewardJudge(full, encoder_folder(full))
 
 
 def conversation_ids(tokenizer: PreTrainedTokenizerBase, instruction: str, response: str, *, limit: int) -> list[int]:

@@ -56,6 +56,7 @@ class Subject:
     progress: Callable[[int, int], None] = lambda done, total: None
     method: Method | None = None  # as it was trained; None for the untrained model
     untrained: Callable[[], Policy] | None = None  # loads what training started from, for a policy without an adapter
+    asked: set[str] = field(default_factory=set)  # hashes of the prompts that it was asked; filled on the way
 
 
 @runtime_checkable

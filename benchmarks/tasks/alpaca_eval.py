@@ -20,7 +20,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -79,6 +79,7 @@ class AlpacaEval(Generation):
     judge: str = PUBLISHED_JUDGE
     baseline: str = "gpt4"  # or base, or the id of a run in the same output folder
     difficulty: str | None = None
+    baseline_temperature: float | None = None  # at which base or a run answered; None: that of the answers
     max_new_tokens: int = 2048
 
     def evaluate(self, subject: Subject) -> TaskResult:
@@ -89,7 +90,10 @@ class AlpacaEval(Generation):
         difficulty = self._difficulty(prompts)
         answers = respond(subject, self.name, {prompt.id: prompt.text for prompt in prompts}, self.decoding)
         references = {prompt.id: prompt.reference for prompt in prompts}
-        baseline = baseline_of(self.baseline, subject.folder, self.name, self.decoding, references)
+        compared = self.decoding
+        if self.baseline_temperature is not None:
+            compared = replace(compared, temperature=self.baseline_temperature)
+        baseline = baseline_of(self.baseline, subject.folder, self.name, compared, references)
         duels = [Duel(p.text, baseline.answers[p.id], a.response) for p, a in zip(prompts, answers, strict=True)]
         verdicts = judge_all(judge, duels, subject.folder.parent.parent.parent / "judgements", subject.progress)
         if not any(verdict.judged for verdict in verdicts):
@@ -112,6 +116,7 @@ class AlpacaEval(Generation):
             "judge": judge.identity,
             "plumbing_only": judge.caveat,
             "baseline": {"name": baseline.name, "answers": baseline.digest},
+            "difficulty": None if difficulty is None else _digest(difficulty),
             "position_bias": bias,
             "alpaca_eval_files": folder,
             "responses": responses_path(subject.folder, self.name, self.decoding).name,
@@ -120,7 +125,7 @@ class AlpacaEval(Generation):
 
     @property
     def _key(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return _digest(asdict(self))
 
     def _difficulty(self, prompts: Sequence[Prompt]) -> dict[str, float] | None:
         if self.difficulty is None:
@@ -134,6 +139,10 @@ class AlpacaEval(Generation):
         if missing := {prompt.id for prompt in prompts} - known.keys():
             raise ValueError(f"{self.difficulty} says nothing of instruction {min(missing, key=int)}; it has to of all")
         return known
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @functools.cache

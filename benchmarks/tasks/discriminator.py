@@ -11,7 +11,7 @@ and each score is correlated with the oracle's verdict: pooled, within prompts a
 score that reads only length or how hard a prompt is does well when everything is pooled. The oracle is a program
 (`constraints`, `ifeval`) that sees whether demands were met and nothing else of a response, or a reward model.
 
-Departs from the paper in the default oracle (the paper's is a reward model: `oracle="reward:Skywork/…"`) and in the
+Departs from the paper in the default oracle (the paper's is a reward model: `oracle="reward:skywork"`) and in the
 correlations beside the pooled one.
 """
 
@@ -52,7 +52,7 @@ class DiscriminatorTask:
     ranks: ClassVar[bool] = False
 
     oracle: str = "constraints"  # or ifeval, or reward:FOLDER_OR_HUB_ID on IFEval's prompts
-    temperatures: tuple[float, ...] = (1.5, 2.0)
+    sample_temperatures: tuple[float, ...] = (1.5, 2.0)
     num_samples: int = 4  # of each prompt at each temperature: within a prompt there must be something to compare
     num_prompts: int | None = None  # None: all
     max_new_tokens: int = 64
@@ -60,29 +60,30 @@ class DiscriminatorTask:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_samples < 2 or not self.temperatures or min(self.temperatures) <= 0:
+        if self.num_samples < 2 or not self.sample_temperatures or min(self.sample_temperatures) <= 0:
             raise ValueError(
                 "discriminator samples each prompt at least twice at temperatures above 0, not"
-                f" {self.num_samples} times at {self.temperatures}: equal responses have no correlation within a prompt"
+                f" {self.num_samples} times at {self.sample_temperatures}: equal responses have no correlation"
             )
 
     @property
     def answers(self) -> tuple[int, int]:
         asked = self.num_prompts or (IFEval if self._oracle_model or self.oracle == "ifeval" else Constraints).total
-        return asked * self.num_samples * len(self.temperatures), self.max_new_tokens
+        return asked * self.num_samples * len(self.sample_temperatures), self.max_new_tokens
 
     def evaluate(self, subject: Subject) -> TaskResult:
         """Raises ValueError for a run that kept no networks, AssetError for prompts or models that cannot be had."""
         asked = questions("ifeval" if self._oracle_model else self.oracle, self.num_prompts)
         sampled = [
             (f"{question.id}/t{temperature:g}/{sample}", temperature, question, answer)
-            for temperature in self.temperatures
+            for temperature in self.sample_temperatures
             for sample in range(self.num_samples)
             for question, answer in zip(asked, self._answers(subject, asked, temperature, sample), strict=True)
         ]
         exchanges = [(question.text, answer) for _, _, question, answer in sampled]
+        judges = {}
         if name := self._oracle_model:
-            verdicts = _by_reward_model(name, subject, exchanges)
+            verdicts, judges["oracle"] = _by_reward_model(name, subject, exchanges)
         else:
             verdicts = [question.judge(answer.response) for _, _, question, answer in sampled]
         values = [
@@ -92,14 +93,14 @@ class DiscriminatorTask:
         for index, scores in _scores(subject, exchanges):
             values[index] |= scores
         if self.reward_model is not None:
-            judged = _by_reward_model(self.reward_model, subject, exchanges)
+            judged, judges["reward_model"] = _by_reward_model(self.reward_model, subject, exchanges)
             for entry, score in zip(values, judged, strict=True):
                 entry["reward_model"] = score
         items = tuple(
             Item(key, question.id, entry) for (key, _, question, _), entry in zip(sampled, values, strict=True)
         )
         temperatures = [temperature for _, temperature, _, _ in sampled]
-        return TaskResult(_metrics(items), items, {"correlations": correlations(items, temperatures)})
+        return TaskResult(_metrics(items), items, {"correlations": correlations(items, temperatures), "judge": judges})
 
     @property
     def _oracle_model(self) -> str:
@@ -167,11 +168,12 @@ def _scores(subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> Iter
         subject.progress(start + len(batch), len(places))
 
 
-def _by_reward_model(name: str, subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> list[float]:
+def _by_reward_model(name: str, subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> tuple[list[float], str]:
+    """Its scores, and which model it was."""
     from benchmarks.judges.reward import reward_judge
 
-    texts = [(text, answer.response) for text, answer in exchanges]
-    return reward_judge(name).score(texts, subject.folder, subject.progress)
+    texts, judge = [(text, answer.response) for text, answer in exchanges], reward_judge(name)
+    return judge.score(texts, subject.folder, subject.progress), judge.identity
 
 
 def _tokens(subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> dict[int, TokenSequence]:

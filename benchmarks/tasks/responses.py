@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from experiments.manifest import write_atomically
+from experiments.rows import Message, Row, Side
 
 if TYPE_CHECKING:
     from benchmarks.tasks import Subject
@@ -101,6 +102,7 @@ def respond(subject: Subject, task: str, prompts: Mapping[str, str], decoding: D
 
     The file, `<task>-<key of the settings>.responses.jsonl` in the subject's folder, is complete afterwards.
     """
+    subject.asked.update(Row(0, {"expert": Side((Message("user", p),), "")}).asked_hash for p in prompts.values())
     path = responses_path(subject.folder, task, decoding)
     answers = {a.id: a for a in read_responses(path) if prompts.get(a.id) == a.prompt}
     missing = [key for key in prompts if key not in answers]

@@ -80,7 +80,8 @@ class Robustness:
 
     def _settings(self, temperature: float) -> dict[str, Any]:
         names = ("num_prompts", "max_new_tokens", "top_p", "seed", "judge", "baseline")
-        return {name: getattr(self, name) for name in names} | {"temperature": temperature}
+        given = {name: getattr(self, name) for name in names} | {"temperature": temperature}
+        return given | {"baseline_temperature": self.temperatures[0]}  # a baseline that stays as it is
 
     def _values(self, column: np.ndarray) -> dict[str, float]:
         values = {f"t{temperature:g}": float(v) for temperature, v in zip(self.temperatures, column, strict=True)}

@@ -113,7 +113,11 @@ class Trials:
                 watch = self._rungs(cell, report) if self.pruner == "hyperband" else lambda step, policy: None
                 policy = train(self._with_reference(cell), accelerator=self.accelerator, log=log, watch=watch)
             began = time.monotonic()
-            measured = self._dev(cell, policy or trained(cell)) | self._cost(cell) | _adversaries(cell)
+            measured = (
+                self._dev(cell, policy or trained(cell, self.accelerator.device))
+                | self._cost(cell)
+                | _adversaries(cell)
+            )
             write_json(path, settings | {"values": measured, "seconds": time.monotonic() - began})
             for weights in ("policy", "players"):  # a search keeps figures
                 shutil.rmtree(cell.folder / weights, ignore_errors=True)
@@ -134,7 +138,7 @@ class Trials:
             uses_reference="reference" in method.objective.needs,
             folder=cell.folder,
             method=method,
-            untrained=lambda: Policy(load_model(self.model)),
+            untrained=lambda: Policy(load_model(self.model)).to(self.accelerator.device),
         )
         names = wanted or self.wanted
         return dev_metrics.measure(subject, names, sampled=self.sampled, untrained_length=self._untrained_length)
@@ -161,7 +165,7 @@ class Trials:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.is_file():
-                policy = Policy(load_model(self.model))
+                policy = Policy(load_model(self.model)).to(self.accelerator.device)
                 length = dev_metrics.untrained_length(policy, self.tokenizer, self.data.dev, self.sampled)
                 write_json(path, {"mean_length": length})
         return float(json.loads(path.read_text())["mean_length"])

@@ -15,9 +15,12 @@ from experiments.kept_networks import keep, load
 from experiments.reward_models import reward_model
 from registry.assets import AssetError
 from tests.benchmarks.learned_subjects import LATENT, ganpo, moved, subject
+from tests.benchmarks.test_judge_reward import save_scorer
 from tests.tiny import tiny_model
 
-TASK = DiscriminatorTask(oracle="ifeval", num_prompts=3, num_samples=2, max_new_tokens=6, temperatures=(1.5, 2.0))
+TASK = DiscriminatorTask(
+    oracle="ifeval", num_prompts=3, num_samples=2, max_new_tokens=6, sample_temperatures=(1.5, 2.0)
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,6 +57,25 @@ def test_repetitions_of_a_prompt_differ_and_share_its_cluster(result, tmp_path):
     assert any(a != b for a, b in said)
 
 
+def test_the_oracle_may_be_a_reward_model_and_another_one_be_compared_with_it(tmp_path):
+    model = str(save_scorer(tmp_path / "scorer"))
+    asked = dataclasses.replace(TASK, oracle=f"reward:{model}", reward_model=model)
+    (tmp_path / "run").mkdir()
+    result = asked.evaluate(subject(tmp_path / "run"))
+    assert len({item.values["oracle"] for item in result.items}) > 1
+    assert all(item.values["oracle"] == item.values["reward_model"] for item in result.items)
+    pooled = [e for e in result.extras["correlations"] if e["score"] == "reward_model" and e["kind"] == "pooled"]
+    assert [entry["estimate"] for entry in pooled] == pytest.approx([1.0] * len(pooled))
+    assert pooled
+    assert set(result.extras["judge"]) == {"oracle", "reward_model"}
+
+
+def test_the_default_oracle_knows_how_many_demands_a_response_meets(tmp_path):
+    result = dataclasses.replace(TASK, oracle="constraints").evaluate(subject(tmp_path))
+    assert {item.cluster for item in result.items} == {question.id for question in questions("constraints", 3)}
+    assert all(0 <= item.values["oracle"] <= 1 for item in result.items)
+
+
 def test_a_run_without_discriminators_keeps_its_implicit_reward(tmp_path):
     result = TASK.evaluate(subject(tmp_path))
     assert not any("discriminator_chosen" in item.values for item in result.items)
@@ -72,7 +94,7 @@ def test_the_reward_model_that_a_run_ended_with_is_correlated_too(tmp_path):
             net.head.weight.fill_(0.0)
             net.head.bias.fill_(float(number))
         keep(tmp_path / "players", f"game-round{number}", net)
-    result = dataclasses.replace(TASK, temperatures=(1.5,)).evaluate(made)
+    result = dataclasses.replace(TASK, sample_temperatures=(1.5,)).evaluate(made)
     scored = [item.values["learned_reward"] for item in result.items if "implicit_reward" in item.values]
     assert scored == [1.0] * len(scored) != []
     assert "learned_reward" in {entry["score"] for entry in result.extras["correlations"]}
@@ -109,7 +131,7 @@ def test_equal_responses_are_refused_before_anything_is_sampled():
     with pytest.raises(ValueError, match="at least twice at temperatures above 0"):
         DiscriminatorTask(num_samples=1)
     with pytest.raises(ValueError, match="at least twice at temperatures above 0"):
-        DiscriminatorTask(temperatures=(0.0,))
+        DiscriminatorTask(sample_temperatures=(0.0,))
 
 
 def test_a_score_that_knows_is_told_from_one_that_reads_length():

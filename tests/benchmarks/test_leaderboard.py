@@ -146,6 +146,34 @@ def test_a_task_whose_prompts_were_trained_on_is_left_out_with_the_reason(tmp_pa
     assert any("alpaca_eval is left out: hh_rlhf holds its prompts" in note for note in table.notes)
 
 
+def test_a_task_that_looks_at_a_contaminated_one_is_left_out_with_it(tmp_path):
+    folder = write_run(tmp_path, "dpo", 0, data="hh_rlhf", tasks=("held_out", "ifeval"))
+    path = folder / "evaluations" / "ifeval-4e5f6a7b.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"settings": document["settings"] | {"of": "alpaca_eval"}}))
+    (table,) = build(tmp_path).tables
+    assert [column.task for column in table.columns] == ["held_out"]
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.5, ["held_out"]), (0.005, ["held_out", "ifeval"])])
+def test_prompts_that_were_found_in_the_training_data_are_no_test_of_it(tmp_path, share, left):
+    folder = write_run(tmp_path, "dpo", 0, tasks=("held_out", "ifeval"))
+    path = folder / "evaluations" / "ifeval-4e5f6a7b.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"trained_on": share}))
+    (table,) = build(tmp_path).tables
+    assert [column.task for column in table.columns] == left
+
+
+def test_another_judge_of_the_same_name_stands_in_another_table(out):
+    folder = write_run(out, "ipo", 0, hyperparameters={"lr": 1e-5}, tasks=("ifeval",))
+    path = folder / "evaluations" / "ifeval-4e5f6a7b.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"extras": document["extras"] | {"judge": "reward:rm#0123456789abcdef"}}))
+    usual, other = build(out).tables
+    assert "ipo" not in rows_by_name(usual)
+    assert set(rows_by_name(other)) == {"ipo"}
+
+
 def test_controls_stand_in_the_table_of_their_claim_and_are_marked(out):
     settings = METHODS["ganpo_dpo"]
     for seed in range(2):

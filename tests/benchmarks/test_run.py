@@ -15,7 +15,9 @@ import pytest
 from safetensors.torch import load_file
 
 from benchmarks import run
+from benchmarks.tasks.responses import choose_prompts
 from experiments.step_log import NonFiniteError
+from experiments.verifiers import load_prompts
 from registry.assets import cache_folder
 from tests.tiny import FAMILIES, save_tiny
 
@@ -109,6 +111,21 @@ def tracked_steps(database):
         found = connection.execute("select step from metrics where key = 'dpo/loss' order by step").fetchall()
     connection.close()
     return [step for (step,) in found]
+
+
+def test_prompts_that_the_data_set_holds_are_found_and_their_task_is_left_out(tmp_path):
+    asked = choose_prompts(load_prompts("test"), 3, of="constraints")
+    rows = [{"prompt": prompt.text, "chosen": "Yes, gladly.", "rejected": "No."} for prompt in asked]
+    data = write_pairs(tmp_path / "pairs.jsonl")
+    with data.open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    save_tiny("llama3", tmp_path / "model", 0)
+    words = ["--methods", "sft", "--model", tmp_path / "model", "--dataset", data, "--out", tmp_path / "out", *QUICK]
+    words += ["--tasks", "held_out,constraints", "--num-prompts", 3, "--max-new-tokens", 4, "--tracking-uri", "none"]
+    assert run.main([*map(str, words)]) == 0
+    (table,) = json.loads((tmp_path / "out" / "leaderboard.json").read_text())["tables"]
+    assert [column["task"] for column in table["columns"]] == ["held_out"]
+    assert any("constraints is left out" in note for note in table["notes"])
 
 
 def test_another_precision_stands_in_a_table_of_its_own_and_is_judged_in_float32(tmp_path, capsys):

@@ -30,7 +30,7 @@ def runs(tmp_path_factory):
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     found = {}
     # What `--use_fsdp` tells a process; the launcher itself refuses it on a machine without GPUs
-    shards = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    shards = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
     for name, launcher, more in (("one", [], {}), ("two", LAUNCH, {}), ("shards", LAUNCH, shards)):
         done = subprocess.run(
             [sys.executable, *launcher, "-m", "benchmarks.run", *words, "--out", str(folder / name)],

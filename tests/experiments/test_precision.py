@@ -17,9 +17,11 @@ from tests.tiny import FAMILIES, tiny_model
 BLOCKS = collate(rows(), ["chosen", "rejected"]).blocks
 
 
-def outputs_and_gradient(family, precision, *, share=True):
+def outputs_and_gradient(family, precision, *, share=True, checkpointing=False):
     policy = Policy(tiny_model(family, 0))
     policy.share_prompts = share
+    if checkpointing:
+        policy.checkpoint_activations()
     outputs = policy(BLOCKS, hidden=True, states=True, precision=precision)
     sum(output.logps.sum() for output in outputs.values()).backward()
     grads = [p.grad for p in policy.parameters() if p.grad is not None]
@@ -37,6 +39,23 @@ def test_outputs_are_float32_and_near_those_of_float32(family, share):
         assert not output.logps.equal(exact[role].logps), "nothing was computed in bfloat16"
         torch.testing.assert_close(output.logps, exact[role].logps, atol=0.1, rtol=0)
     assert F.cosine_similarity(gradient, exact_gradient, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_is_computed_again_in_the_backward_pass_has_the_same_precision(precision, monkeypatch):
+    forwards = []
+    attend = F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        "torch.nn.functional.scaled_dot_product_attention",
+        lambda query, *rest, **named: forwards.append(query.dtype) or attend(query, *rest, **named),
+    )
+    kept, gradient = outputs_and_gradient("llama3", precision)
+    number = len(forwards)
+    again, same = outputs_and_gradient("llama3", precision, checkpointing=True)
+    assert len(forwards) > 2 * number, "nothing was computed again"
+    assert len(set(forwards[-number // 2 :])) == 1
+    assert all(again[role].logps.equal(kept[role].logps) for role in kept)
+    torch.testing.assert_close(same, gradient, rtol=1e-6, atol=1e-6)
 
 
 def test_the_head_adds_its_chunks_up_in_float32(monkeypatch):

@@ -17,6 +17,7 @@ CASES = {
     "full": ("ganpo_dpo", {"latent.dropout": 0.0}, {"lora": None}),
     "lora": ("ganpo_dpo", {"latent.dropout": 0.0}, {"lora": 4}),
     "accumulated": ("dpo", {}, {"lora": None, "micro": 1}),
+    "checkpointed": ("dpo", {}, {"lora": None, "micro": 1, "checkpointing": True}),
 }
 SCRIPT = """
 import sys, torch

@@ -61,6 +61,7 @@ def trainer(
     steps: int = 20,
     dtype: torch.dtype = torch.float32,
     precision: Precision = "float32",
+    checkpointing: bool = False,
     **extra: Any,
 ) -> Trainer:
     """A method on a tiny model, at a learning rate at which something moves."""
@@ -76,6 +77,8 @@ def trainer(
     for model in (policy, reference):
         if model is not None:
             model.to(dtype)
+    if checkpointing:
+        policy.checkpoint_activations()
     training = Training(steps=steps, batch_size=4, micro_batch_size=micro, lora_rank=lora, precision=precision)
     source: Source = Pairs(examples, 4, 0)
     if method.on_policy:
