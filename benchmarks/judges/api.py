@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.judges.endpoint import Endpoint, Patience, ask
+from benchmarks.judges.endpoint import Declined, Endpoint, Patience, ask
 from benchmarks.judges.judging import Duel, Judgement, Progress
 from benchmarks.judges.ledger import Ledger, ledger_key
 from registry import nearest
@@ -128,7 +128,8 @@ class ApiJudge:
         return frozenset({self.identity, f"api:{self.annotator.name}", self.annotator.request["model"]})
 
     def judge(self, duels: Sequence[Duel], folder: Path, progress: Progress) -> list[Judgement]:
-        """From the ledger as far as it goes. A reply without a verdict was paid for too, and is not asked for again.
+        """From the ledger as far as it goes. A reply without a verdict was paid for too, and is not asked for again,
+        nor is a duel that the endpoint declines to look at (a filter of contents, a text that is too long for it).
 
         Raises JudgeError, once everything that was under way is kept, if the endpoint refuses or stays away.
         """
@@ -145,7 +146,11 @@ class ApiJudge:
         endpoint = Endpoint.from_environment()
 
         def buy(key: str, duel: Duel) -> None:
-            reply = ask(endpoint, self.annotator.body(duel), key, self.patience)
+            try:
+                reply = ask(endpoint, self.annotator.body(duel), key, self.patience)
+            except Declined as refusal:
+                ledger.add(key, preference=None, reply=f"declined: {refusal}", num_tokens=0)
+                return
             preference = self.annotator.preference(reply.choice)
             preference = None if preference is None or math.isnan(preference) else preference
             ledger.add(key, preference=preference, reply=reply.choice["text"], num_tokens=reply.num_tokens)

@@ -69,6 +69,21 @@ class Reply:
     num_tokens: int
 
 
+# What an endpoint says (code or message) of a request that it will not look at, whoever asks and however often
+DECLINED = (
+    "content_filter",
+    "content_policy",
+    "content management",
+    "different prompt",
+    "context length",
+    "context_length",
+)
+
+
+class Declined(Exception):
+    """The endpoint does not look at this one request; others may go on."""
+
+
 class _Transient(Exception):
     """Try again, after `wait` seconds if the server says so."""
 
@@ -87,7 +102,8 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def ask(endpoint: Endpoint, body: Mapping[str, Any], key: str, patience: Patience) -> Reply:
     """One completion. `key` names the call: sent along, so that a server that knows it need not charge a second time.
 
-    Raises JudgeError if the server refuses, or answers none of the tries with a completion.
+    Raises JudgeError if the server refuses, or answers none of the tries with a completion; Declined if it refuses this
+    request alone.
     """
     waits = random.Random(key)  # spreads the tries of many callers, the same way each time
     reason = ""
@@ -126,6 +142,8 @@ def _ask_once(endpoint: Endpoint, body: Mapping[str, Any], key: str, timeout: fl
             detail = endpoint.redacted(_message(error.read()))
         if error.code in TRANSIENT and "insufficient_quota" not in detail:
             raise _Transient(f"status {error.code} {detail}", _retry_after(error.headers.get("Retry-After"))) from None
+        if error.code in (400, 413, 422) and any(sign in detail.lower() for sign in DECLINED):
+            raise Declined(detail) from None
         raise JudgeError(f"the judge's endpoint refuses with status {error.code}: {detail}") from None
     except (OSError, http.client.HTTPException) as error:
         raise _Transient(type(error).__name__) from None  # its text may hold the address

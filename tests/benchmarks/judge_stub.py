@@ -6,6 +6,7 @@ import http.server
 import json
 import math
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -15,11 +16,13 @@ NAMED = '"model_identifier": "M"'
 
 @dataclass
 class Stub:
-    """`share` of all calls fail, each in its way. `sold` counts completions by the call they answer."""
+    """`share` of all calls fail, each in its way. `sold` counts completions by their Idempotency-Key, under which a
+    call that comes again is answered and not charged again."""
 
     share: float = 0.0
     failures: tuple[str, ...] = FAILURES
     always: str | None = None  # one failure, for every call
+    delay: float = 0.0  # seconds before each answer
     stall_at: int | None = None  # so many are sold, then no call is answered
     content: str | None = None  # of every completion, instead of a verdict
     retry_after: str | None = "0"
@@ -64,7 +67,8 @@ def judge_server(stub):
 
         def do_POST(self):
             content = self.rfile.read(int(self.headers["Content-Length"]))
-            body, call = json.loads(content), hashlib.sha256(content).hexdigest()
+            body, call = json.loads(content), self.headers["Idempotency-Key"]
+            time.sleep(stub.delay)
             with stub.lock:
                 stub.asked[call] += 1
                 stub.requests.append(body)
@@ -72,7 +76,7 @@ def judge_server(stub):
                 failure = stub.failure(call)
                 stall = stub.stall_at is not None and sum(stub.sold.values()) >= stub.stall_at
                 stub.stalled += stall
-                if failure is None and not stall:
+                if failure in (None, "lost_reply") and not stall and call not in stub.sold:
                     stub.sold[call] += 1
             if stall:
                 stub.go_on.wait(60)
@@ -82,14 +86,21 @@ def judge_server(stub):
 
         def fail(self, kind):
             self.close_connection = True
-            if kind == "hang_up":
+            if kind in ("hang_up", "lost_reply"):
                 return None
             if kind == "garbage":
                 return self.send(200, b"<html>busy</html>")
             if kind == "no_choices":
                 return self.send(200, b'{"choices": []}')
-            status = {"rate_limit": 429, "server_error": 503, "refused": 401, "quota": 429, "moved": 307}[kind]
-            code = "insufficient_quota" if kind == "quota" else kind
+            status = {
+                "rate_limit": 429,
+                "server_error": 503,
+                "refused": 401,
+                "quota": 429,
+                "moved": 307,
+                "filtered": 400,
+            }[kind]
+            code = {"quota": "insufficient_quota", "filtered": "content_filter"}.get(kind, kind)
             echoed = f"{self.headers['Authorization']} at {stub.url}"
             return self.send(status, json.dumps({"error": {"code": code, "message": echoed}}).encode())
 

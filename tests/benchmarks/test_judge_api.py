@@ -18,7 +18,7 @@ from benchmarks.judges.api import ApiJudge, annotator
 from benchmarks.judges.endpoint import Endpoint, Patience
 from benchmarks.judges.judging import Duel, JudgeError, judge_all, position_bias
 from benchmarks.judges.ledger import Ledger, ledger_key
-from tests.benchmarks.judge_stub import Stub, judge_server
+from tests.benchmarks.judge_stub import FAILURES, Stub, judge_server
 
 ROOT = Path(__file__).parents[2]
 WEIGHTED = "weighted_alpaca_eval_gpt4_turbo"
@@ -82,6 +82,35 @@ def test_a_judge_that_fails_and_is_killed_loses_no_judgement_and_buys_none_twice
     assert sum(stub.asked.values()) > len(DUELS), "nothing failed"
     keys = [json.loads(text)["key"] for path in tmp_path.glob("*.jsonl") for text in path.read_text().splitlines()]
     assert len(keys) == len(set(keys)) == len(DUELS)
+
+
+def test_lost_replies_and_kills_with_calls_under_way_buy_nothing_twice(serve, tmp_path):
+    stub = serve(share=0.4, failures=(*FAILURES, "lost_reply"), delay=0.05)
+    line, lost = [sys.executable, "-c", CLIENT, str(tmp_path)], 0
+    for stop in (5, 14):
+        client = subprocess.Popen(line, cwd=ROOT, env=os.environ)
+        wait_until(lambda stop=stop, client=client: client.poll() is not None or sum(stub.sold.values()) >= stop)
+        assert client.poll() is None, "the client ended before it could be killed"
+        client.send_signal(signal.SIGKILL)
+        client.wait()
+        lost += sum(stub.sold.values()) - lines(tmp_path)
+    assert lost > 0, "no reply was lost: everything that was sold had been written down"
+    assert subprocess.run(line, cwd=ROOT, env=os.environ, check=False).returncode == 0
+    assert sorted(stub.sold.values()) == [1] * len(DUELS)
+    keys = [json.loads(text)["key"] for path in tmp_path.glob("*.jsonl") for text in path.read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == len(DUELS)
+
+
+def test_a_duel_that_the_endpoint_declines_has_no_verdict_and_is_not_asked_again(serve, tmp_path):
+    stub = serve(share=0.5, failures=("filtered",))
+    first = judge().judge(DUELS, tmp_path, nobody_watches)
+    declined = [judgement.preference is None for judgement in first]
+    assert 0 < sum(declined) < len(DUELS)
+    number = len(stub.requests)
+    again = judge().judge(DUELS, tmp_path, nobody_watches)
+    assert [judgement.preference is None for judgement in again] == declined
+    assert len(stub.requests) == number == len(DUELS)
+    assert KEY not in "".join(path.read_text() for path in tmp_path.glob("*.jsonl"))
 
 
 def test_a_judge_server_that_fails_and_is_restarted_loses_no_judgement_and_sells_none_twice(monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ from benchmarks.presets import PRESETS, Arm, Claim, Measure, Preset, Scale
 from benchmarks.reporting.references import PUBLISHED
 from benchmarks.reproduce import command_of, main
 from benchmarks.statistics import Comparison
+from benchmarks.tasks import TASKS
 from benchmarks.verdicts import as_json, read
 from experiments.manifest import write_json
 from methods import METHODS, resolve
@@ -128,6 +129,13 @@ def test_no_claim_is_looked_for_on_a_task_whose_prompts_were_trained_on(preset, 
         for stage in preset.stages:
             data = parser().parse_args(command_of(stage, scale, tmp_path)).dataset
             assert not {measure.task for measure in scale.measures.values()} & set(DATASETS[data].contaminates)
+
+
+def test_a_length_controlled_claim_is_looked_for_in_a_length_controlled_rate():
+    for name in ("ganpo_table1_gemma", "ganpo_table1_llama", "ganpo_table3"):
+        measure = PRESETS[name].scales["paper"].measures["quality"]
+        assert measure.value in TASKS[measure.task].spec.beside
+        assert "length-controlled" in PRESETS[name].published.columns[1]
 
 
 def test_reward_models_at_paper_scale_are_the_papers():
