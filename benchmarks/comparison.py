@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import costs, plan
 from benchmarks.cli import Overrides
 from benchmarks.machine import Machine, this_machine
+from benchmarks.rates import usual_rate
 from benchmarks.tasks import TASKS, Task, answers_of, load_tasks
 from benchmarks.tuning import tuned
 from experiments import sharding
@@ -107,13 +108,9 @@ def _model_of(options: argparse.Namespace) -> ResolvedModel:
 def method_of(name: str, model: str, overrides: Overrides, study: StudyRecord | None = None) -> Method:
     """The method with what the study found and its overrides, and every learning rate resolved, so that the address of
     a run says all."""
-    card = resolve(tuned.plain(name))
     found = tuned.hyperparameters(study) if study else {}
-    spec: Method = override(override(card.spec, found), overrides.for_method(name))
-    rates = MODELS[model].lr if model in MODELS else {}
-    composition = "+".join([spec.objective.name, *(part.name for part in spec.regularizers)])
-    known = (spec.lr, rates.get(name), rates.get(composition), rates.get(spec.objective.name), card.lr)
-    lr = next(rate for rate in known if rate is not None)
+    spec: Method = override(override(resolve(tuned.plain(name)).spec, found), overrides.for_method(name))
+    lr = usual_rate(tuned.plain(name), model, spec)[0] if spec.lr is None else spec.lr
     regularizers = []
     for part in spec.regularizers:
         resolvable = isinstance(part, Adversary) and part.lr is None

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import rates
 from benchmarks.reporting.board import Cost, Leaderboard, Row, Table, machines
 from benchmarks.reporting.columns import Column, compare_rows, mean
 from benchmarks.reporting.descriptions import (
@@ -121,6 +122,9 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
     facts = (trained or list(runs))[0]
     if common:
         notes += (f"Not the default, in every row that has it: {label('', common).removeprefix(', ')}.",)
+    plain = [(row.name, row.method, row.hyperparameters) for row in rows if not is_tuned(row.method)]
+    if sentence := rates.told(plain, facts.model["name"]):
+        notes += (sentence,)
     single = sorted({row.name for row in rows if len(row.seeds) == 1})
     if single:
         notes += (f"{SEEDS_NEEDED} One seed: {', '.join(single)}.",)

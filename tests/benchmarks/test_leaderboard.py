@@ -10,6 +10,8 @@ from benchmarks.reporting.descriptions import changed
 from benchmarks.reporting.exports import export, markdown
 from benchmarks.reporting.tables import SEEDS_NEEDED
 from benchmarks.results import load
+from methods import METHODS as METHOD_CARDS
+from registry.models import MODELS
 from tests.benchmarks.synthetic_store import METHODS, write_run, write_store
 
 
@@ -172,6 +174,18 @@ def test_another_judge_of_the_same_name_stands_in_another_table(out):
     usual, other = build(out).tables
     assert "ipo" not in rows_by_name(usual)
     assert set(rows_by_name(other)) == {"ipo"}
+
+
+def test_a_table_says_whose_learning_rates_its_rows_have(tmp_path):
+    swept, paper = MODELS["smollm2_135m"].lr["dpo"], METHOD_CARDS["grpo"].lr
+    for method, rate in {"dpo": swept, "grpo": paper, "ipo": 0.125}.items():
+        write_run(tmp_path, method, 0, hyperparameters={"lr": rate})
+    write_run(tmp_path, "dpo@tuned", 0, hyperparameters={"lr": 3e-3})
+    told = " ".join(note for table in build(tmp_path).tables for note in table.notes if "Learning rates" in note)
+    assert f"of a sweep on this model: dpo {swept:g}" in told
+    assert f"of the papers: grpo {paper:g}" in told
+    assert "set by hand: ipo 0.125" in told.replace(", lr=0.125", "")
+    assert "dpo@tuned" not in told, "its notes say what the search found"
 
 
 def test_controls_stand_in_the_table_of_their_claim_and_are_marked(out):
