@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import leaderboard, plan
+from benchmarks import families, leaderboard, plan
 from benchmarks.comparison import Comparison, planned
 from benchmarks.tasks import Subject, Task, TaskSkipped
 from benchmarks.tuning import tuned
@@ -109,6 +109,9 @@ class Grid:
             "cells": [cell.experiment.id for cell in cells],
             "tasks": [dataclasses.asdict(task) for task in self.comparison.tasks],  # type: ignore[call-overload]
         }
+        if self.main:
+            measured = [c.experiment.id for c in cells if any((c.folder / "evaluations").glob("*.json"))]
+            families.name(self.out, [cell.experiment.id for cell in cells], measured)
         parent = tracker.comparison(" vs ".join(self.comparison.methods), settings) if tracker else ""
 
         def log_of(cell: Cell) -> RunLogger | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import rates
+from benchmarks import families, rates
 from benchmarks.reporting.board import Cost, Leaderboard, Row, Table, machines
 from benchmarks.reporting.columns import Column, compare_rows, mean
 from benchmarks.reporting.descriptions import (
@@ -42,7 +42,10 @@ def build(out: Path) -> Leaderboard:
     """Read the store below `out` and compare what may be compared. An empty store makes an empty leaderboard."""
     load_tasks()  # they say whether they rank
     store = load(out)
+    known = families.read(out)
     tables = [table for runs in _groups(store) for table in _tables(runs)]
+    told = [(table, families.sentence(table, known)) for table in tables]
+    tables = [dataclasses.replace(t, notes=(*t.notes, said)) if said else t for t, said in told]
     return Leaderboard(_distinguished(with_gains(tables)), store.skipped, store.data_reports)
 
 

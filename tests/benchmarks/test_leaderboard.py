@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from benchmarks import families
 from benchmarks.leaderboard import Leaderboard, build, main
 from benchmarks.reporting.descriptions import changed
 from benchmarks.reporting.exports import export, markdown
@@ -186,6 +187,19 @@ def test_a_table_says_whose_learning_rates_its_rows_have(tmp_path):
     assert f"of the papers: grpo {paper:g}" in told
     assert "set by hand: ipo 0.125" in told.replace(", lr=0.125", "")
     assert "dpo@tuned" not in told, "its notes say what the search found"
+
+
+def test_rows_that_were_named_together_before_the_run_are_a_family_and_others_are_not(out):
+    cells = sorted(path.name for path in (out / "runs").iterdir())
+    assert not any("family" in note for note in build(out).tables[0].notes), "no command of this store named one"
+    families.name(out, cells, measured=[])
+    families.name(out, cells, measured=cells)  # the same command again, when all is done
+    assert families.NAMED in build(out).tables[0].notes
+    write_run(out, "ipo", 0)
+    assert families.EXPLORED in build(out).tables[0].notes
+    later = sorted(path.name for path in (out / "runs").iterdir())
+    families.name(out, later, measured=cells)
+    assert families.EXPLORED in build(out).tables[0].notes, "most of it was measured when it was named"
 
 
 def test_controls_stand_in_the_table_of_their_claim_and_are_marked(out):
