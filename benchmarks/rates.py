@@ -44,5 +44,5 @@ def told(rows: Iterable[tuple[str, str, Mapping[str, Any]]], model: str) -> str:
         except KeyError:
             usual, origin = rate, "of methods that are gone"
         by_origin.setdefault(origin if rate == usual else GIVEN, []).append(f"{name} {rate:g}")
-    parts = [f"{origin}: {', '.join(rates)}" for origin, rates in sorted(by_origin.items())]
-    return f"Learning rates {'; '.join(parts)}." if parts else ""
+    parts = [f"{origin}: {'; '.join(rates)}" for origin, rates in sorted(by_origin.items())]
+    return f"Learning rates {'. Learning rates '.join(parts)}." if parts else ""

@@ -70,9 +70,13 @@ def _groups(store: Store) -> list[list[Run]]:
 
 
 def _tables(runs: Sequence[Run]) -> list[Table]:
-    """One table with the version of each task that most runs have, and one for every other version."""
+    """One table with the version of each task that most runs have, and one for every other version.
+
+    What only the untrained model was asked is no column, where there is anything else.
+    """
     barred, notes = _contaminated(runs)
-    found = Counter((e.task, e.version) for run in runs for e in run.evaluations if e.task not in barred)
+    asked = [(run, (e.task, e.version)) for run in runs for e in run.evaluations if e.task not in barred]
+    found = Counter(task for run, task in asked if not run.is_base) or Counter(task for _, task in asked)
     revisions = {e.version: e.revision for run in runs for e in run.evaluations}
     by_task: dict[str, list[str]] = {}
     for (task, version), _ in sorted(found.items(), key=lambda entry: (-entry[1], -revisions[entry[0][1]])):
@@ -130,20 +134,25 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
         notes += (sentence,)
     single = sorted({row.name for row in rows if len(row.seeds) == 1})
     if single:
-        notes += (f"{SEEDS_NEEDED} One seed: {', '.join(single)}.",)
+        notes += (f"{SEEDS_NEEDED} One seed: {'; '.join(single)}.",)
     notes += tuned.notes({row.name: row.runs[0].tuning for row in rows if row.runs[0].tuning})
     judging = [column for column in columns if column.ranks] or columns
     return Table(facts.model, facts.data, facts.training, tuple(columns), _ordered(rows, judging), notes)
 
 
 def _distinguished(tables: Sequence[Table]) -> tuple[Table, ...]:
-    """Tables that would have the same title say in it what sets them apart."""
+    """Tables that would have the same title say in it what sets them apart, and no more than that takes."""
     facts = [_facts(table) for table in tables]
     made = []
     for table, own in zip(tables, facts, strict=True):
-        others = [theirs for other, theirs in zip(tables, facts, strict=True) if other.title == table.title]
-        differing = [key for key in own if any(theirs.get(key) != own[key] for theirs in others)]
-        made.append(dataclasses.replace(table, distinction=", ".join(f"{key} {own[key]}" for key in differing)))
+        alike = [theirs for other, theirs in zip(tables, facts, strict=True) if other.title == table.title]
+        said = []
+        for key, value in own.items():
+            left = [theirs for theirs in alike if theirs.get(key) == value]
+            if len(left) < len(alike):
+                said.append(f"{key} {value}")
+            alike = left
+        made.append(dataclasses.replace(table, distinction=", ".join(said)))
     return tuple(made)
 
 
@@ -156,7 +165,7 @@ def _facts(table: Table) -> dict[str, str]:
     ]
     budgets = [str(row.runs[0].tuning.get("budget")) for row in table.rows if is_tuned(row.method)]
     tuning = f"tuned ({budgets[0]})" if budgets else "as given"
-    return hashes | training | {"of": " and ".join(tasks), "hyperparameters": tuning}
+    return training | hashes | {"hyperparameters": tuning, "of": " and ".join(tasks)}
 
 
 def _changed(run: Run, groups: Iterable[Sequence[Run]]) -> dict[str, Any]:

@@ -202,6 +202,19 @@ def test_rows_that_were_named_together_before_the_run_are_a_family_and_others_ar
     assert families.EXPLORED in build(out).tables[0].notes, "most of it was measured when it was named"
 
 
+def test_a_title_says_no_more_than_what_sets_a_table_apart(out):
+    write_run(out, "ipo", 0, steps=20, tasks=("ifeval",))
+    titles = [table.title for table in build(out).tables]
+    assert sorted(title.rpartition(" · ")[2] for title in titles) == ["steps 20", "steps 40"], titles
+
+
+def test_what_only_the_untrained_model_was_asked_is_no_column(tmp_path):
+    write_run(tmp_path, "base", None, tasks=("held_out", "ifeval"))
+    write_run(tmp_path, "dpo", 0, tasks=("held_out",))
+    (table,) = build(tmp_path).tables
+    assert [column.task for column in table.columns] == ["held_out"]
+
+
 def test_controls_stand_in_the_table_of_their_claim_and_are_marked(out):
     settings = METHODS["ganpo_dpo"]
     for seed in range(2):
