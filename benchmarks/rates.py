@@ -10,7 +10,7 @@ from registry.models import MODELS
 if TYPE_CHECKING:
     from methods.protocols import Method
 
-SWEPT, PAPER, GIVEN = "of a sweep on this model", "of the papers", "set by hand"
+SWEPT, PAPER, GIVEN = "of a sweep on this model", "of the paper", "set by hand"
 
 
 def usual_rate(name: str, model: str, spec: Method | None = None) -> tuple[float, str]:
@@ -34,7 +34,7 @@ def usual_rate(name: str, model: str, spec: Method | None = None) -> tuple[float
 
 def told(rows: Iterable[tuple[str, str, Mapping[str, Any]]], model: str) -> str:
     """One sentence on the learning rates of (row's name, method, hyperparameters); empty where none is known."""
-    by_origin: dict[str, list[str]] = {}
+    alike: dict[tuple[float, str], list[str]] = {}
     for name, method, hyperparameters in rows:
         rate = hyperparameters.get("lr")
         if rate is None:
@@ -43,6 +43,9 @@ def told(rows: Iterable[tuple[str, str, Mapping[str, Any]]], model: str) -> str:
             usual, origin = usual_rate(method, model)
         except KeyError:
             usual, origin = rate, "of methods that are gone"
-        by_origin.setdefault(origin if rate == usual else GIVEN, []).append(f"{name} {rate:g}")
-    parts = [f"{origin}: {'; '.join(rates)}" for origin, rates in sorted(by_origin.items())]
-    return f"Learning rates {'. Learning rates '.join(parts)}." if parts else ""
+        alike.setdefault((rate, origin if rate == usual else GIVEN), []).append(name)
+    parts = [
+        f"{rate:g}, {origin} ({'every row' if len(alike) == 1 else '; '.join(names)})"
+        for (rate, origin), names in sorted(alike.items())
+    ]
+    return f"Learning rates: {' · '.join(parts)}." if parts else ""

@@ -134,7 +134,8 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
         notes += (sentence,)
     single = sorted({row.name for row in rows if len(row.seeds) == 1})
     if single:
-        notes += (f"{SEEDS_NEEDED} One seed: {'; '.join(single)}.",)
+        every = len(single) == sum(bool(row.seeds) for row in rows)
+        notes += (f"{SEEDS_NEEDED} One seed{' in every row' if every else ': ' + '; '.join(single)}.",)
     notes += tuned.notes({row.name: row.runs[0].tuning for row in rows if row.runs[0].tuning})
     judging = [column for column in columns if column.ranks] or columns
     return Table(facts.model, facts.data, facts.training, tuple(columns), _ordered(rows, judging), notes)

@@ -183,9 +183,9 @@ def test_a_table_says_whose_learning_rates_its_rows_have(tmp_path):
         write_run(tmp_path, method, 0, hyperparameters={"lr": rate})
     write_run(tmp_path, "dpo@tuned", 0, hyperparameters={"lr": 3e-3})
     told = " ".join(note for table in build(tmp_path).tables for note in table.notes if "Learning rates" in note)
-    assert f"of a sweep on this model: dpo {swept:g}" in told
-    assert f"of the papers: grpo {paper:g}" in told
-    assert "set by hand: ipo 0.125" in told.replace(", lr=0.125", "")
+    assert f"{swept:g}, of a sweep on this model (dpo)" in told
+    assert f"{paper:g}, of the paper (grpo)" in told
+    assert "0.125, set by hand (ipo)" in told
     assert "dpo@tuned" not in told, "its notes say what the search found"
 
 
