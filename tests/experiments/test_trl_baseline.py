@@ -35,9 +35,9 @@ def made(folder, name, training, method="dpo"):
     data = prepare(folder / "pairs.jsonl", load_tokenizer(model), max_length=96)
     spec = override(resolve(method).spec, {"lr": 1e-3})
     experiment = Experiment(name=name, method=spec, seed=1, training=training, model={}, data={})
-    stored = score(Policy(load_model(model)), data.train, ("chosen", "rejected"))
+    stored = score(Policy(load_model(model)), data.train, ("chosen", "rejected"), precision=training.precision)
     by_row = {example.row: entry for example, entry in zip(data.train, stored, strict=True)}
-    where = folder / f"{name}-{training.adaptation}-{training.micro_batch_size}"
+    where = folder / f"{name}-{training.adaptation}-{training.micro_batch_size}-{training.precision}"
     return Cell(experiment=experiment, folder=where, model=model, data=data, stored=by_row)
 
 
@@ -61,6 +61,17 @@ def test_dpo_by_trl_ends_in_the_weights_of_dpo_by_us(folder, lora, micro):
         for key in ("loss", "dpo/reward_margin", "lr", "tokens", "grad_norm"):
             assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-6), key
     assert json.loads((theirs.folder / "manifest.json").read_text())["status"] == "finished"
+
+
+def test_dpo_by_trl_has_our_losses_in_bfloat16_too(folder):
+    training = Training(steps=STEPS, batch_size=4, micro_batch_size=4, precision="bfloat16")
+    ours, theirs = made(folder, "dpo", training), made(folder, "trl_dpo", training)
+    cell.train(ours, accelerator=Accelerator(cpu=True))
+    trl_baseline.train(theirs, accelerator=Accelerator(cpu=True))
+    histories = [(each.folder / "metrics.jsonl").read_text().splitlines() for each in (ours, theirs)]
+    mine, others = ([json.loads(line)["loss"] for line in history] for history in histories)
+    assert others == pytest.approx(mine, rel=0.02)
+    assert others != pytest.approx(mine, rel=1e-6), "both in float32?"
 
 
 def test_what_trl_cannot_train_is_said(folder):
