@@ -1,6 +1,7 @@
 """Methods as named dots in a plot of two quantities: quality over cost, quality over drift.
 
-So many that their names would cover each other have numbers instead, which the note explains.
+So many that their names would cover each other, or names too long for their side, have numbers instead, which the note
+explains.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ def scatter(title: str, dots: Sequence[Dot], *, note: str = "", frontier: bool =
         best = [f"{xs.per_cent(dot.x)} {round(100 - ys.per_cent(dot.y), 2)}" for dot in pareto(dots)]
         marks.insert(0, Markup('<path class="level" d="M{}"/>').format("L".join(best)))
     said = "; ".join(f"{dot.label}: {dot.y:.4g} at {dot.x:.4g}" for dot in dots)
-    if len(dots) > MOST_NAMED:
-        note += ": " + ", ".join(f"{number} {dot.label}" for number, dot in enumerate(dots, start=1))
+    if len(dots) > MOST_NAMED or any(
+        CHARACTER * len(dot.label) > 50 for dot in dots
+    ):  # a name begins beyond the middle
+        note += ": " + "; ".join(f"{number} {dot.label}" for number, dot in enumerate(dots, start=1))
         dots = [replace(dot, label=str(number)) for number, dot in enumerate(dots, start=1)]
     tags = [
         Markup('<span class="tag{side}" style="left:{x}%;top:{y}%">{label}</span>').format(

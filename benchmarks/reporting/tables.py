@@ -149,7 +149,7 @@ def _distinguished(tables: Sequence[Table]) -> tuple[Table, ...]:
         alike = [theirs for other, theirs in zip(tables, facts, strict=True) if other.title == table.title]
         said = []
         for key, value in own.items():
-            left = [theirs for theirs in alike if theirs.get(key) == value]
+            left = [theirs for theirs in alike if theirs.get(key, value) == value]  # no setting of a task it lacks
             if len(left) < len(alike):
                 said.append(f"{key} {value}")
             alike = left
@@ -160,13 +160,15 @@ def _distinguished(tables: Sequence[Table]) -> tuple[Table, ...]:
 def _facts(table: Table) -> dict[str, str]:
     hashes = {"weights": table.model["weights"][:8], "tokens": table.data["tokens"][:8]}
     training = {key: str(value) for key, value in table.training.items()}
-    tasks = [
-        " ".join([column.task, f"r{column.revision}", *(f"{key}={value}" for key, value in column.settings.items())])
+    settings = {
+        f"{column.task} {key}": str(value)
         for column in table.columns
-    ]
+        for key, value in {"revision": column.revision, **column.settings}.items()
+    }
     budgets = [str(row.runs[0].tuning.get("budget")) for row in table.rows if is_tuned(row.method)]
     tuning = f"tuned ({budgets[0]})" if budgets else "as given"
-    return training | hashes | {"hyperparameters": tuning, "of": " and ".join(tasks)}
+    tasks = " and ".join(column.task for column in table.columns)
+    return training | hashes | {"hyperparameters": tuning} | settings | {"of": tasks}
 
 
 def _changed(run: Run, groups: Iterable[Sequence[Run]]) -> dict[str, Any]:

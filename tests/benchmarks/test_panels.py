@@ -203,9 +203,16 @@ def test_latex_prints_what_was_written(text, written):
     assert escape(text) == written
 
 
+def test_a_name_too_long_for_its_side_of_the_plot_is_told_below_it():
+    long = "grpo, sampling.max_new_tokens=64, sampling.num_generations=4"
+    drawn = str(scatter.scatter("quality", [scatter.Dot(long, 1, 1, 0, 2, 0), scatter.Dot("sft", 2, 1, 0, 2, 1)]))
+    assert f"1 {long}; 2 sft" in drawn
+    assert ">sft</span>" not in drawn
+
+
 def test_many_dots_have_numbers_and_a_note_that_explains_them():
     dots = [scatter.Dot(f"method_{i}", i, i, i, i, i) for i in range(scatter.MOST_NAMED + 1)]
     many, few = str(scatter.scatter("", dots, note="over x")), str(scatter.scatter("", dots[:-1], note="over x"))
-    assert "over x: 1 method_0, 2 method_1, " in many
+    assert "over x: 1 method_0; 2 method_1; " in many
     assert re.findall(r'class="tag(?: left)?" [^>]*>([^<]*)<', many) == [str(i) for i in range(len(dots), 0, -1)]
     assert sorted(re.findall(r'class="tag(?: left)?" [^>]*>([^<]*)<', few)) == sorted(dot.label for dot in dots[:-1])
