@@ -71,7 +71,7 @@ def pareto(table: Table, styles: Styles) -> Group | None:
 
 def temperatures(table: Table, styles: Styles) -> Group | None:
     """Scores over sampling temperatures (GANPO's Figure 3): the same prompts and seeds for every row."""
-    panels = []
+    panels, drawn = [], set[str]()
     for column in table.columns:
         values = {name: float(m[1]) for name in column.others if (m := TEMPERATURE.fullmatch(name))}
         curves = []
@@ -84,18 +84,19 @@ def temperatures(table: Table, styles: Styles) -> Group | None:
             points = tuple((t, factor * interval.estimate) for t, interval in found)
             bounds = tuple((t, factor * i.low, factor * i.high) for t, i in found if figures.has_bounds(i))
             curves.append(plots.Curve(row.name, points, styles[row.name], bounds=bounds))
+        drawn |= {curve.label for curve in curves}
         if curves:
             unit = "%, " if next(iter(values)) in column.shares else ""
             panels.append(
                 plots.panel(_told(table, column), curves, note=f"{unit}over the sampling temperature", margin=0.04)
             )
     told = "The same prompts and sampling seeds for every row; bars are 95 % intervals."
-    return Group("Sampling temperature", told, tuple(panels)) if panels else None
+    return Group("Sampling temperature", told, tuple(panels), rows=frozenset(drawn)) if panels else None
 
 
 def lengths(table: Table, styles: Styles) -> Group | None:
     """A task's score by the length of the response (GANPO's Figure 5)."""
-    panels = []
+    panels, drawn = [], set[str]()
     for column in table.columns:
         curves, value = [], ""
         for row in table.rows:
@@ -110,10 +111,11 @@ def lengths(table: Table, styles: Styles) -> Group | None:
                     if b["interval_low"] is not None and b["count"] >= FEWEST_PROMPTS
                 )
                 curves.append(plots.Curve(row.name, points, styles[row.name], bounds=bounds))
+        drawn |= {curve.label for curve in curves}
         if curves:
             panels.append(plots.panel(value, curves, note="%, over the characters of the response", margin=0.04))
     told = "Each row’s first seed, by bucket of length; a row that wins only where it is long wins by length."
-    return Group("Score by length", told, tuple(panels)) if panels else None
+    return Group("Score by length", told, tuple(panels), rows=frozenset(drawn)) if panels else None
 
 
 def length_correlations(table: Table) -> list[dict[str, Any]]:
@@ -136,7 +138,7 @@ def length_correlations(table: Table) -> list[dict[str, Any]]:
 
 def rounds(table: Table, styles: Styles) -> Group | None:
     """Accuracy and calibration of reward models over rounds (APO's Tables 3 and 4)."""
-    panels: list[Markup] = []
+    panels, drawn = list[Markup](), set[str]()
     for column in table.columns:
         for key, title in (("accuracy", "Accuracy of the reward model"), ("ece", "Calibration error (ECE)")):
             curves = []
@@ -150,13 +152,14 @@ def rounds(table: Table, styles: Styles) -> Group | None:
                     means = [statistics.fmean(found[i][key] for found in counted) for i in range(last)]
                     points = tuple(zip(numbers[:last], means, strict=True))
                     curves.append(plots.Curve(row.name, points, styles[row.name]))
+            drawn |= {curve.label for curve in curves}
             if curves:
                 level = 0.5 if key == "accuracy" else None
                 panels.append(
                     plots.panel(title, curves, level=level, note="over rounds, mean of the seeds", margin=0.04)
                 )
     told = "On the held-out pairs, each round’s reward model as it was left; ½ is chance."
-    return Group("Reward models by round", told, tuple(panels)) if panels else None
+    return Group("Reward models by round", told, tuple(panels), rows=frozenset(drawn)) if panels else None
 
 
 def drift(table: Table, styles: Styles) -> Group | None:

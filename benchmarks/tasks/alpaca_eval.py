@@ -203,10 +203,16 @@ def _judgements(
 
 
 def _controlled(judgements: Judgements | None, num_prompts: int) -> list[dict[str, float]]:
-    """The length-controlled rate as a value of each prompt, 0 … 1 on average."""
+    """The length-controlled rate as a value of each prompt, 0 … 1 on average; none where its penalty left no model.
+
+    That happens with few prompts: ½ without an interval would say that a tie is certain, when nothing was found.
+    """
     if judgements is None:
         return [{} for _ in range(num_prompts)]
-    return [{judgements.metric: float(value) / 100} for value in by_prompt(judgements, num_prompts)]
+    values = by_prompt(judgements, num_prompts)
+    if np.ptp(values) < 1e-9 and np.ptp(judgements.preference) > 0:
+        return [{} for _ in range(num_prompts)]
+    return [{judgements.metric: float(value) / 100} for value in values]
 
 
 def _generator(run: Path) -> str:

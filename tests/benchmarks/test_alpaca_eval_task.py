@@ -4,11 +4,13 @@ import json
 import logging
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.length_control import Judgements, length_control
 from benchmarks.tasks import Subject
-from benchmarks.tasks.alpaca_eval import AlpacaEval, load_prompts
+from benchmarks.tasks.alpaca_eval import AlpacaEval, _controlled, load_prompts
 from benchmarks.tasks.length import Length
 from benchmarks.tasks.responses import Answered, choose_prompts, responses_path
 from registry.assets import AssetError
@@ -81,6 +83,15 @@ def test_against_gpt4_every_item_says_who_won_and_by_how_many_characters(prompts
     assert "length_controlled_winrate" not in result.metrics
     adjusted = [item.values["length_adjusted_winrate"] for item in result.items]
     assert sum(adjusted) / 60 == pytest.approx(result.metrics["length_adjusted_winrate"])
+
+
+def test_a_rate_of_which_the_penalty_left_nothing_is_no_certain_tie():
+    rng, number = np.random.default_rng(0), 100
+    lengths, coin = rng.gamma(3, 700, (2, number)), np.arange(number) % 2 * 1.0
+    undecided, tied = (Judgements(np.arange(number), p, *lengths) for p in (coin, np.full(number, 0.5)))
+    assert length_control(undecided, np.ones((2, number), dtype=int)).controlled == pytest.approx(50)
+    assert _controlled(undecided, number) == [{}] * number
+    assert _controlled(tied, number) == [{"length_adjusted_winrate": pytest.approx(0.5)}] * number
 
 
 def test_with_difficulties_the_rate_is_called_length_controlled(prompts, tmp_path):
