@@ -24,7 +24,7 @@ from experiments.forward import Policy, Scored, score
 from experiments.models import load_model
 from experiments.sources import Pairs
 from experiments.trainer import Trainer
-from experiments.trl_baseline import dpo_trainer, stream
+from experiments.trl_baseline import dpo_trainer, own_accelerate, stream
 from methods import resolve
 from methods.protocols import Method
 from registry import override
@@ -66,7 +66,7 @@ def ours(name: str, reference: Reference, **values: Any) -> Contestant:
         if reference == "stored":
             stored |= _scored(original or policy, stream(course.examples, course.training, SEED), method, course)
         pairs = Pairs(course.examples, course.training.batch_size, SEED)
-        accelerator = Accelerator(mixed_precision="no")  # not TRL's, which outlives its trainer
+        accelerator = Accelerator(mixed_precision="no")
         trainer = Trainer(
             method,
             policy,
@@ -96,7 +96,7 @@ def trl(reference: Reference) -> Contestant:
 
     def run(course: Course) -> list[float]:
         rows = stream(course.examples, course.training, SEED)
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        with own_accelerate(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # TRL reads attributes that transformers has renamed
             trainer, times = dpo_trainer(
                 course.model,

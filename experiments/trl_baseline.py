@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
@@ -141,6 +143,19 @@ def dpo_trainer(
     return trainer, times
 
 
+@contextmanager
+def own_accelerate() -> Iterator[None]:
+    """What accelerate keeps once a process (precision, accumulation) is afterwards as it was, not as TRL set it."""
+    states = (PartialState, AcceleratorState, GradientState)
+    before = [dict(state._shared_state) for state in states]
+    try:
+        yield
+    finally:
+        for state, kept in zip(states, before, strict=True):
+            state._shared_state.clear()
+            state._shared_state.update(kept)
+
+
 def stream(examples: Sequence[Example], training: Training, seed: int) -> list[Example]:
     """The rows of all steps, as our own trainer takes them."""
     pairs = Pairs(examples, training.batch_size, seed)
@@ -169,20 +184,20 @@ def train(
     write_json(cell.folder / "spec.json", experiment.spec)
     write_json(cell.folder / "manifest.json", {"status": "running", **facts})
     rows = stream(cell.data.train, training, experiment.seed)
-    trainer, times = dpo_trainer(
-        cell.model,
-        rows,
-        training,
-        objective,
-        lr=experiment.method.lr,
-        seed=experiment.seed,
-        folder=cell.folder / "trl",
-        on_cpu=accelerator.device.type == "cpu",
-    )
-    model: Any = trainer.model
-    facts["num_trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    with quiet_transformers(), warnings.catch_warnings():
+    with own_accelerate(), quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TRL reads attributes that transformers has renamed
+        trainer, times = dpo_trainer(
+            cell.model,
+            rows,
+            training,
+            objective,
+            lr=experiment.method.lr,
+            seed=experiment.seed,
+            folder=cell.folder / "trl",
+            on_cpu=accelerator.device.type == "cpu",
+        )
+        model: Any = trainer.model
+        facts["num_trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
         trainer.train()
         model.save_pretrained(cell.folder / "policy")
     tokens = [_tokens(rows[i : i + training.batch_size]) for i in range(0, len(rows), training.batch_size)]

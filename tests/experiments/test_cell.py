@@ -79,7 +79,7 @@ def assert_same_ending(resumed: Cell, straight: Cell) -> list[dict]:
         {k: v for k, v in row.items() if k not in timed} for row in expected
     ]
     assert resumed.finished
-    trained(resumed)
+    trained(resumed, torch.device("cpu"))
     return history
 
 

@@ -64,10 +64,13 @@ def test_dpo_by_trl_ends_in_the_weights_of_dpo_by_us(folder, lora, micro):
 
 
 def test_dpo_by_trl_has_our_losses_in_bfloat16_too(folder):
-    training = Training(steps=STEPS, batch_size=4, micro_batch_size=4, precision="bfloat16")
+    training = Training(steps=STEPS, batch_size=4, micro_batch_size=2, precision="bfloat16")
     ours, theirs = made(folder, "dpo", training), made(folder, "trl_dpo", training)
-    cell.train(ours, accelerator=Accelerator(cpu=True))
-    trl_baseline.train(theirs, accelerator=Accelerator(cpu=True))
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    trl_baseline.train(theirs, accelerator=accelerator)
+    assert accelerator.mixed_precision == Accelerator().mixed_precision == "no", "TRL's precision outlived its trainer"
+    assert accelerator.gradient_accumulation_steps == 1
+    cell.train(ours, accelerator=accelerator)
     histories = [(each.folder / "metrics.jsonl").read_text().splitlines() for each in (ours, theirs)]
     mine, others = ([json.loads(line)["loss"] for line in history] for history in histories)
     assert others == pytest.approx(mine, rel=0.02)
