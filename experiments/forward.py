@@ -106,10 +106,9 @@ class Policy(nn.Module):
 
     def checkpoint_activations(self) -> None:
         """Keep the inputs of layers only and compute the rest again in the backward pass."""
-        enable = getattr(self.causal, "activation_checkpointing_enable", None)
-        (enable or self.causal.gradient_checkpointing_enable)(
-            {"use_reentrant": False}
-        )  # the name until transformers 5.2x
+        new = hasattr(self.causal, "activation_checkpointing_enable")  # the older name is deprecated
+        enable = self.causal.activation_checkpointing_enable if new else self.causal.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
         self.causal.train()  # transformers checkpoints in training mode only; every dropout is zero
 
     @contextmanager

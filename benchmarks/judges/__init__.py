@@ -22,16 +22,29 @@ from typing import Any
 
 from benchmarks.judges.api import api_judge
 from benchmarks.judges.judging import Duel, Judge, Judgement, Progress, by_scores
-from benchmarks.judges.reward import reward_judge
+from benchmarks.judges.reward import NAMED, reward_judge
+from registry import nearest
+from registry.encoders import ENCODERS
 
 KINDS = ("api", "reward", "function")
 
 
-def open_judge(text: str) -> Judge:
-    """The judge of that name. ValueError or KeyError for one that cannot be, with what could be meant."""
+def check_name(text: str) -> tuple[str, str]:
+    """Kind and name of a judge, before anything is loaded. ValueError for what can be no judge, with the nearest."""
     kind, colon, name = text.partition(":")
     if not colon or not name or kind not in KINDS:
         raise ValueError(f"no judge {text!r}: write api:ANNOTATOR, reward:FOLDER_OR_HUB_ID or function:MODULE:FUNCTION")
+    known = [*NAMED, *ENCODERS]
+    if kind == "reward" and name not in known and "/" not in name and not Path(name).exists():
+        raise ValueError(
+            f"no reward model {name!r}{nearest(name, known)} (a folder or a hub id, owner/name, is one too)"
+        )
+    return kind, name
+
+
+def open_judge(text: str) -> Judge:
+    """The judge of that name. ValueError or KeyError for one that cannot be, with what could be meant."""
+    kind, name = check_name(text)
     if kind == "api":
         return api_judge(name)
     if kind == "reward":

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from benchmarks.alpaca_eval import read_difficulty
-from benchmarks.judges import open_judge, refuse_training_reward
+from benchmarks.judges import check_name, open_judge, refuse_training_reward
 from benchmarks.judges.judging import Duel, Verdict, judge_all, position_bias
 from benchmarks.length_control import FOLDS, Judgements, by_prompt, length_control
 from benchmarks.resampling import resample_counts
@@ -81,6 +81,9 @@ class AlpacaEval(Generation):
     difficulty: str | None = None
     baseline_temperature: float | None = None  # at which base or a run answered; None: that of the answers
     max_new_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        check_name(self.judge)
 
     def evaluate(self, subject: Subject) -> TaskResult:
         """One item for each prompt. ValueError for a judge, baseline or difficulty that cannot be; JudgeError."""

@@ -26,13 +26,15 @@ import numpy as np
 from jaxtyping import Float
 
 from benchmarks.correlations import correlate
+from benchmarks.judges import check_name
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from benchmarks.tasks.constraints import Constraints
 from benchmarks.tasks.ifeval import IFEval
 from benchmarks.tasks.learned import discriminators, reward_models, untrained
-from benchmarks.tasks.oracles import Question, questions
+from benchmarks.tasks.oracles import ORACLES, Question, questions
 from benchmarks.tasks.responses import Answered, Decoding, respond
 from methods.ganpo import PAPER
+from registry import nearest
 
 if TYPE_CHECKING:
     from experiments.data import Sequence as TokenSequence
@@ -60,6 +62,12 @@ class DiscriminatorTask:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self._oracle_model:
+            check_name(self.oracle)
+        elif self.oracle not in ORACLES:
+            raise ValueError(f"no oracle {self.oracle!r}{nearest(self.oracle, ORACLES)}")
+        if self.reward_model is not None:
+            check_name(f"reward:{self.reward_model}")
         if self.num_samples < 2 or not self.sample_temperatures or min(self.sample_temperatures) <= 0:
             raise ValueError(
                 "discriminator samples each prompt at least twice at temperatures above 0, not"

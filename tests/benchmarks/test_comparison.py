@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.cli import Overrides, parser
-from benchmarks.comparison import _limited, check_roles, method_of, settle, unique
+from benchmarks.comparison import _limited, check_roles, method_of, settle, task_of, unique
 from experiments.data import prepare
 from methods import METHODS, resolve
 from registry import override
@@ -43,6 +43,20 @@ def test_a_control_has_the_rate_of_its_claim_and_a_composition_that_no_sweep_saw
 
 def test_a_rate_of_zero_is_a_rate():
     assert method_of("dpo", "smollm2_135m", Overrides({"dpo.lr": "0"})).lr == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tasks", "alpaca_eval", "--judge", "reward:skywrok"], "no reward model 'skywrok'; did you mean skywork"),
+        (["--tasks", "discriminator", "--oracle", "constrants"], "no oracle 'constrants'; did you mean constraints"),
+        (["--tasks", "discriminator", "--reward-model", "skywrok"], "no reward model 'skywrok'"),
+    ],
+)
+def test_a_mistyped_judge_is_noticed_before_anything_is_trained(words, said):
+    options = parser().parse_args(words)
+    with pytest.raises(ValueError, match=said):
+        task_of(options.tasks, options)
 
 
 def test_an_empty_list_of_names_is_refused():
