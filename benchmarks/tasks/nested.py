@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.tasks import TASKS, Task
+from benchmarks.tasks import TASKS, Task, load_tasks
 
 
 def generation_task(name: str, settings: Mapping[str, Any]) -> Task:
@@ -14,6 +14,7 @@ def generation_task(name: str, settings: Mapping[str, Any]) -> Task:
 
     KeyError for an unknown task, ValueError for one that generates nothing.
     """
+    load_tasks()
     spec = TASKS[name].spec
     fields = {field.name for field in dataclasses.fields(spec)}
     if not {"temperature", "max_new_tokens"} <= fields:
