@@ -12,32 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.cli import Parser
-from benchmarks.reporting.board import Leaderboard, Table
-from benchmarks.reporting.exports import comma_separated, export
-from benchmarks.reporting.latex import latex
-from benchmarks.reporting.report import write_report
-from benchmarks.reporting.tables import build
+from benchmarks.comparison.options import Parser
+from benchmarks.ranking.tables import build
+from benchmarks.reporting.forms import export_tables, write
 from benchmarks.reporting.terminal import terminal_tables
-from experiments.manifest import write_atomically
-
-__all__ = ["Leaderboard", "Table", "build", "export_tables", "main", "terminal_tables", "write"]
-
-
-def write(board: Leaderboard, out: Path) -> list[Path]:
-    """Write every form below `out`; returns the paths."""
-    return [*export(board, out), write_report(board, out)]
-
-
-def export_tables(board: Leaderboard, folder: Path) -> list[Path]:
-    """Every table as table-1.tex and table-1.csv, in the order of the leaderboard; returns the paths."""
-    paths = []
-    for number, table in enumerate(board.tables, 1):
-        alone = Leaderboard((table,), (), {})
-        for kind, text in (("tex", latex(table)), ("csv", comma_separated(alone))):
-            paths.append(folder / f"table-{number}.{kind}")
-            write_atomically(paths[-1], text)
-    return paths
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

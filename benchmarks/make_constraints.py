@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cli import Parser
-from benchmarks.constraint_prompts.plan import Planned, plan
+from benchmarks.comparison.options import Parser
 from benchmarks.constraint_prompts.rows import Sample, build_row, family_rates
+from benchmarks.constraint_prompts.schedule import Planned, plan
 from benchmarks.run import guarded
 from experiments.manifest import package_versions, write_atomically, write_json
 from registry.models import DEFAULT_MODEL
@@ -79,7 +79,7 @@ def make(
 def _sampled(
     recipe: Recipe, prompts: Sequence[Planned], model: nn.Module, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[Planned, list[Sample]]]:
-    from experiments.sampling import generate
+    from experiments.sampling.generate import generate
 
     asked = [p for p in prompts for _ in range(_num_samples(recipe, p))]  # equal prompts get different samples
     responses = generate(
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from experiments.models import load_model, load_tokenizer, resolve_model, weights_hash
+    from experiments.models.loading import load_model, load_tokenizer, resolve_model, weights_hash
 
     resolved = resolve_model(options.model)
     numbers = {name: getattr(options, name) for name in ("seed", "num_train", "num_test", "samples")}

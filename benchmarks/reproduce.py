@@ -5,7 +5,7 @@
 Runs go through the main command, into one folder for all presets of a scale: what is finished, for this preset or
 another, is not run again. A claim is a sign or an order: the paper's figures
 were measured by other judges on other machines, and only whether one row is above another can be looked for here
-(`benchmarks.verdicts`). Options that this command does not know go to `benchmarks.run` behind the preset's own.
+(`benchmarks.presets.verdicts`). Options that this command does not know go to `benchmarks.run` behind the preset's own.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from benchmarks.cli import Parser
+from benchmarks.comparison.options import Parser
 from benchmarks.presets import PRESETS, Arm, Preset, Scale, ScaleName
 
 if TYPE_CHECKING:
     import rich.console
     import rich.table
 
-    from benchmarks.verdicts import Reproduction
-    from experiments.cell import Cell
+    from benchmarks.presets.verdicts import Reproduction
+    from experiments.runs.cell import Cell
 
 Commands = Mapping[tuple[str, ...], Sequence[str]]  # by the labels of the arms that run together
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reproduce(options: argparse.Namespace, further: Sequence[str], console: rich.console.Console) -> int:
-    from benchmarks.verdicts import as_json, read
+    from benchmarks.presets.verdicts import as_json, read
 
     preset = PRESETS[options.name]
     scale = preset.scales[options.scale]
@@ -91,7 +91,7 @@ def _run(preset: Preset, commands: Commands, console: rich.console.Console) -> d
     """Do what is missing; the ids of each arm's runs."""
     from rich.console import Console
 
-    from benchmarks.cli import parser
+    from benchmarks.comparison.options import parser
     from benchmarks.run import execute
 
     finished: dict[str, list[Cell]] = {}
@@ -133,7 +133,7 @@ def tables(found: Reproduction) -> list[rich.table.Table]:
     from rich import box
     from rich.table import Table
 
-    from benchmarks.reporting import figures
+    from benchmarks.ranking import figures
 
     preset, scale = found.preset, found.preset.scales[found.scale]
     claims = Table(
@@ -161,7 +161,7 @@ def _beside(found: Reproduction) -> rich.table.Table:
     from rich import box
     from rich.table import Table
 
-    from benchmarks.reporting import figures
+    from benchmarks.ranking import figures
 
     preset, published = found.preset, found.preset.published
     shares = {f.claim.measure: f.share for f in found.findings}

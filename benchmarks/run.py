@@ -12,13 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.cli import parser
+from benchmarks.comparison.options import parser
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from benchmarks.comparison import Comparison
-    from experiments.cell import Cell
+    from benchmarks.comparison.comparison import RunPlan
+    from experiments.runs.cell import Cell
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             from rich.console import Console
 
-            from benchmarks.listing import listing
+            from benchmarks.comparison.listing import listing
 
             Console().print(listing(options.list))
             return 0
         from rich.console import Console
 
-        from benchmarks.comparison import settle
+        from benchmarks.comparison.comparison import settle
 
         console = Console(stderr=True)
         if options.dry_run:
@@ -51,21 +51,21 @@ def execute(options: argparse.Namespace, console: Console) -> list[Cell]:
 
     Raises ValueError, KeyError, OSError or RuntimeError as what went wrong; `guarded` tells a user's mistakes.
     """
-    from benchmarks import grid
-    from benchmarks.comparison import settle
+    from benchmarks.comparison import grid
+    from benchmarks.comparison.comparison import settle
 
     comparison = settle(options)
     if options.executor == "ray":
-        from benchmarks.cluster import ClusterGrid
+        from benchmarks.comparison.cluster import ClusterGrid
 
         return grid.run(comparison, console, ClusterGrid)
     return grid.run(comparison, console)
 
 
-def _dry_run(comparison: Comparison, console: Console) -> int:
+def _dry_run(comparison: RunPlan, console: Console) -> int:
     """Show the plan; 2 if it cannot be held here."""
-    from benchmarks import plan
-    from benchmarks.comparison import planned
+    from benchmarks.comparison.comparison import planned
+    from benchmarks.planning import plan
 
     methods = comparison.methods
     cells = [("base", None, "to run"), *((name, seed, "to run") for seed in comparison.seeds for name in methods)]
@@ -86,7 +86,7 @@ def guarded(command: Callable[[], int]) -> int:
         from registry.assets import AssetError
 
         if isinstance(error, RuntimeError) and not isinstance(error, AssetError):
-            from experiments.step_log import NonFiniteError
+            from experiments.training.step_log import NonFiniteError
 
             if not isinstance(error, NonFiniteError):
                 raise

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import costs
-from benchmarks.cli import Parser
-from benchmarks.machine import Machine
+from benchmarks.comparison.options import Parser
+from benchmarks.planning import costs
+from benchmarks.planning.machine import Machine
 from experiments.experiment import Training
-from experiments.models import meta_model
+from experiments.models.loading import meta_model
 from methods import resolve
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cli import Overrides, search_parser
+from benchmarks.comparison.options import Overrides, search_parser
 from benchmarks.run import guarded
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from benchmarks.tuning.trials import Trials
-    from experiments.study import Budget, Design, Outcome, Report, Study
+    from experiments.studies.study import Budget, Design, Outcome, Report, Study
     from methods.protocols import Method
 
 TRIALS = 20
@@ -44,8 +44,8 @@ def search(options: argparse.Namespace, words: Sequence[str]) -> int:
     """What the command does after its options are read; `words` are what further workers are started with."""
     from rich.console import Console
 
-    from benchmarks.tuning import plan as search_plan
-    from experiments.study import Study, open_storage, work
+    from benchmarks.tuning import budget as search_plan
+    from experiments.studies.study import Study, open_storage, work
 
     helping = WORKER in os.environ
     console = Console(stderr=True, quiet=helping)
@@ -89,17 +89,17 @@ class Arm:
 
     def build(self, params: Mapping[str, Any]) -> Method:
         """The method with the fixed and the given hyperparameters, every learning rate resolved."""
-        from benchmarks.comparison import method_of
+        from benchmarks.comparison.comparison import method_of
 
         values = {f"{self.name}.{key}": value for key, value in (*self.fixed.items(), *params.items())}
         return method_of(self.name, self.model, Overrides(values))
 
 
 def _arms(options: argparse.Namespace) -> list[Arm]:
-    from benchmarks.comparison import unique
-    from benchmarks.grid import TRAINERS
+    from benchmarks.comparison.comparison import unique
+    from benchmarks.comparison.grid import TRAINERS
     from benchmarks.tuning.space import Range, space_of
-    from experiments.study_sampler import SAMPLERS
+    from experiments.studies.sampler import SAMPLERS
     from methods import resolve
     from registry import nearest
 
@@ -123,7 +123,7 @@ def _arms(options: argparse.Namespace) -> list[Arm]:
 
 def _budget(options: argparse.Namespace, design: Design) -> Budget:
     """What was asked for; a grid has as many trials as points."""
-    from experiments.study import Budget
+    from experiments.studies.study import Budget
 
     if design.sampler == "grid":
         return Budget(trials=len(design.first))
@@ -134,13 +134,13 @@ def _budget(options: argparse.Namespace, design: Design) -> Budget:
 
 def _trials(options: argparse.Namespace, methods: Mapping[str, Method]) -> Trials:
     """Model, tokens, reference store and tracker, once for all studies."""
-    from benchmarks.comparison import check_roles, data_of, seeds_of, training_of, unique
-    from benchmarks.grid import accelerator
+    from benchmarks.comparison.comparison import check_roles, data_of, seeds_of, training_of, unique
+    from benchmarks.comparison.grid import accelerator
     from benchmarks.tuning.dev_metrics import Constraint, Sampled, known
     from benchmarks.tuning.trials import Trials
-    from experiments.models import load_tokenizer, resolve_model, weights_hash
-    from experiments.reference import ReferenceStore
+    from experiments.models.loading import load_tokenizer, resolve_model, weights_hash
     from experiments.tracking import Tracker, default_uri
+    from experiments.training.reference_store import ReferenceStore
 
     metrics = tuple(known(name) for name in unique(options.metric))
     constraints = tuple(Constraint.parse(text) for text in options.constraint)
@@ -192,7 +192,7 @@ def _design(arm: Arm, trials: Trials, options: argparse.Namespace) -> Design:
 
     from benchmarks.tuning.dev_metrics import METRICS
     from benchmarks.tuning.space import grid_of
-    from experiments.study import Design
+    from experiments.studies.study import Design
     from registry import flatten
 
     flat, space = flatten(arm.build({})), dict(arm.space)
@@ -259,7 +259,7 @@ def _start_workers(number: int, words: Sequence[str]) -> list[subprocess.Popen[b
 
 def _conclude(studies: Sequence[Study], trials: Trials, console: Console) -> None:
     """Write the page, say what was found and close the studies' MLflow runs."""
-    from benchmarks.tuning.page import write_page
+    from benchmarks.reporting.study_page import write_page
 
     page = write_page(trials.out)
     for study in studies:

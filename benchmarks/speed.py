@@ -24,8 +24,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import speed_sections
-from benchmarks.cli import Parser
+from benchmarks.comparison.options import Parser
+from benchmarks.timing import sections
 from experiments.manifest import write_json
 from registry.datasets import DEFAULT_DATASET
 from registry.models import DEFAULT_MODEL
@@ -40,19 +40,19 @@ FILES = {"short": "alpaca_eval_gpt4_pairs.jsonl.gz", "dialogues": "hh_helpful_te
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.one:
-        sys.stdout.write(json.dumps(speed_sections.memory_of(**json.loads(options.one))) + "\n")
+        sys.stdout.write(json.dumps(sections.memory_of(**json.loads(options.one))) + "\n")
         return 0
     options.out = options.out or Path(".advalign/speed_quick.json" if options.quick else "docs/speed.json")
     console = Console(stderr=True)
-    settings, sections = _settings(options), options.sections.split(",")
-    if unknown := [section for section in sections if section not in SECTIONS]:
+    settings, chosen = _settings(options), options.sections.split(",")
+    if unknown := [section for section in chosen if section not in SECTIONS]:
         sys.stderr.write(f"no section {', '.join(unknown)}; choose from {', '.join(SECTIONS)}\n")
         return 2
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    for section in sections:
+    for section in chosen:
         measured = SECTIONS[section](options, settings, console)
-        results[section] = {"settings": settings, **speed_sections.facts(), **measured}
-        results["targets"] = speed_sections.against_targets(results)
+        results[section] = {"settings": settings, **sections.facts(), **measured}
+        results["targets"] = sections.against_targets(results)
         write_json(options.out, results)
     console.print(_table(results["targets"]))
     return 0
@@ -68,14 +68,14 @@ def data_sets() -> dict[str, str]:
 
 def _training(options: argparse.Namespace, settings: dict[str, Any], console: Console) -> dict[str, Any]:
     """Seconds a step of every contestant, in turns."""
-    from benchmarks.contestants import CONTESTANTS
-    from experiments.models import resolve_model
+    from benchmarks.timing.contestants import CONTESTANTS
+    from experiments.models.loading import resolve_model
 
     model = resolve_model(options.model)
     rounds: dict[str, dict[str, Any]] = {}
     for name, data in data_sets().items():
         for adaptation, rank in ADAPTATIONS.items():
-            course = speed_sections.course(model, data, rank, settings)
+            course = sections.course(model, data, rank, settings)
             entered = list(dict.fromkeys([*PAIRED, *(GANPO if name == "short" else ())]))
             seconds: dict[str, list[float]] = {entry: [] for entry in entered}
             for turn in range(settings["repetitions"]):
@@ -86,7 +86,7 @@ def _training(options: argparse.Namespace, settings: dict[str, Any], console: Co
             tokens = statistics.mean(course.tokens[1:])
             rounds[f"{name}/{adaptation}"] = {
                 "tokens_a_step": tokens,
-                "cost_model": speed_sections.predicted(course, seconds),
+                "cost_model": sections.predicted(course, seconds),
                 "seconds": {key: [round(value, 4) for value in values] for key, values in seconds.items()},
                 "median_seconds_a_step": {key: statistics.median(values) for key, values in seconds.items()},
                 "tokens_a_second": {key: tokens / statistics.median(values) for key, values in seconds.items()},
@@ -113,7 +113,7 @@ def _memory(options: argparse.Namespace, settings: dict[str, Any], console: Cons
 def _generation(options: argparse.Namespace, settings: dict[str, Any], console: Console) -> dict[str, Any]:
     """Tokens a second of greedy decoding, ours and transformers', one prompt at a time and sixteen."""
     console.print("generation", style="dim")
-    return speed_sections.generation(options.model, next(iter(data_sets().values())), settings)
+    return sections.generation(options.model, next(iter(data_sets().values())), settings)
 
 
 def _sharing(options: argparse.Namespace, settings: dict[str, Any], console: Console) -> dict[str, Any]:
@@ -128,10 +128,10 @@ def _sharing(options: argparse.Namespace, settings: dict[str, Any], console: Con
             for method in methods:
                 console.print(f"sharing: {method} seed {seed} alone", style="dim")
                 words = ["--methods", method, "--seeds", str(seed), "--out", f"{folder}/{method}-{seed}"]
-                cold[f"{method}/{seed}"] = speed_sections.command_seconds([*words, *common])
+                cold[f"{method}/{seed}"] = sections.command_seconds([*words, *common])
         console.print("sharing: all in one command", style="dim")
         words = ["--methods", ",".join(methods), "--seeds", ",".join(map(str, seeds)), "--out", f"{folder}/all"]
-        together = speed_sections.command_seconds([*words, *common])
+        together = sections.command_seconds([*words, *common])
     separate = sum(cold.values()) * len(seeds) / len(measured)
     return {
         "cold_seconds": cold,

@@ -3,14 +3,13 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import get_args
 
 from methods import METHODS
 from methods.types import Need
 from registry import Card
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 TABLE = re.compile(r"(?<=<!-- methods:begin -->\n).*?(?=<!-- methods:end -->)", re.DOTALL)
 DIFF = re.compile(

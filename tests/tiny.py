@@ -14,7 +14,7 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from experiments.models import quiet_transformers
+from experiments.models.loading import quiet_transformers
 from registry.models import MODELS
 
 FAMILIES = ("llama3", "gemma2", "qwen3")

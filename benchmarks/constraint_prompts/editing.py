@@ -10,8 +10,8 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from benchmarks.constraint_prompts.families import FAMILIES, Topic
-from experiments.verifiers import Constraint, split_sentences, verify
+from benchmarks.constraint_prompts.constraint_families import FAMILIES, Topic
+from experiments.verifiers.verifiers import Constraint, split_sentences, verify
 
 POOL = 8  # sentences of samples that are tried together
 

@@ -9,8 +9,8 @@ from random import Random
 from typing import Any
 
 from benchmarks.constraint_prompts.editing import edited
-from benchmarks.constraint_prompts.plan import Planned, changed
-from experiments.verifiers import verify
+from benchmarks.constraint_prompts.schedule import Planned, changed
+from experiments.verifiers.verifiers import verify
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DuelVerdict:
     """A duel after all its orders: how surely the second response of the duel as given is the better.
 
     ½ where no order brought a verdict, or where the responses are equal, which no judge is asked about. `orders` are
@@ -79,7 +79,7 @@ class Verdict:
     scores: tuple[float, float] | None = None
 
 
-def judge_all(judge: Judge, duels: Sequence[Duel], folder: Path, progress: Progress) -> list[Verdict]:
+def judge_all(judge: Judge, duels: Sequence[Duel], folder: Path, progress: Progress) -> list[DuelVerdict]:
     """Every duel in as many orders as the judge needs. Raises JudgeError where it does not answer."""
     asked = [duel for duel in duels if duel.first != duel.second]
     shown = [*asked, *(duel.swapped for duel in asked)] if judge.position_sensitive else asked
@@ -88,19 +88,19 @@ def judge_all(judge: Judge, duels: Sequence[Duel], folder: Path, progress: Progr
     return [_verdict(duel, said, judge.position_sensitive) for duel in duels]
 
 
-def _verdict(duel: Duel, said: Mapping[Duel, Judgement], both: bool) -> Verdict:
+def _verdict(duel: Duel, said: Mapping[Duel, Judgement], both: bool) -> DuelVerdict:
     if duel.first == duel.second:
-        return Verdict(0.5, judged=True)
+        return DuelVerdict(0.5, judged=True)
     given = said[duel]
     orders: tuple[float | None, ...] = (given.preference,)
     if both:
         swapped = said[duel.swapped].preference
         orders += (None if swapped is None else 1 - swapped,)
     known = [order for order in orders if order is not None]
-    return Verdict(sum(known) / len(known) if known else 0.5, bool(known), orders, given.scores)
+    return DuelVerdict(sum(known) / len(known) if known else 0.5, bool(known), orders, given.scores)
 
 
-def position_bias(verdicts: Sequence[Verdict]) -> dict[str, float] | None:
+def position_bias(verdicts: Sequence[DuelVerdict]) -> dict[str, float] | None:
     """How often the response shown second wins whichever it is, with the standard error; ½ is fair.
 
     `consistent` is the share of duels with the same winner in both orders. None where nothing was judged twice.

@@ -46,7 +46,7 @@ class RewardJudge:
 
     @cached_property
     def weights(self) -> str:
-        from experiments.weights import weights_hash
+        from experiments.models.weights import weights_hash
 
         return weights_hash(self.folder)
 
@@ -84,7 +84,7 @@ class RewardJudge:
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        from experiments.models import quiet_transformers
+        from experiments.models.loading import quiet_transformers
 
         with quiet_transformers():
             import transformers
@@ -99,7 +99,7 @@ class RewardJudge:
         import torch
         import transformers
 
-        from experiments.models import quiet_transformers
+        from experiments.models.loading import quiet_transformers
 
         library: Any = transformers  # its loaders have no types
         with quiet_transformers():
@@ -138,7 +138,7 @@ class RewardJudge:
 
     @cached_property
     def _num_parameters(self) -> int:
-        from experiments.models import num_parameters
+        from experiments.models.loading import num_parameters
 
         return num_parameters(self._model)
 
@@ -148,7 +148,7 @@ def reward_judge(name: str) -> RewardJudge:
 
     KeyError for an unknown name, AssetError for a model that cannot be had.
     """
-    from experiments.reward_models import encoder_folder
+    from experiments.rewards.reward_models import encoder_folder
 
     full = NAMED.get(name, name)
     return RewardJudge(full, encoder_folder(full))

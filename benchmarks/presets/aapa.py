@@ -1,7 +1,7 @@
 """AAPA (arXiv 2509.25148): the staged configuration, demonstrations first and then GRPO with a fixed anchor."""
 
 from benchmarks.presets.types import PRESETS, SMALL, SMALL_LR, Arm, Claim, Measure, Preset, Scale
-from benchmarks.reporting.references import AAPA, PUBLISHED
+from benchmarks.results.references import AAPA, PUBLISHED
 from methods.aapa import PAPER
 
 (TABLE,) = (table for table in PUBLISHED if table.paper == AAPA)

@@ -5,7 +5,7 @@ trained on supersets of its own preference data.
 """
 
 from benchmarks.presets.types import PRESETS, SMALL, SMALL_LR, Arm, Claim, Measure, Preset, Scale
-from benchmarks.reporting.references import APO, PUBLISHED
+from benchmarks.results.references import APO, PUBLISHED
 from methods.apo import PAPER
 
 REWARDS, POLICIES = (

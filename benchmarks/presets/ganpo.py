@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from benchmarks.presets.types import PRESETS, SMALL, SMALL_LR, Arm, Claim, Measure, Preset, Scale, ScaleName
-from benchmarks.reporting.references import GANPO, GEMMA, LLAMA, PUBLISHED
+from benchmarks.results.references import GANPO, GEMMA, LLAMA, PUBLISHED
 from methods.ganpo import PAPER
 
 TABLE_1 = {table.setting: table for table in PUBLISHED if (table.paper, table.where) == (GANPO, "Table 1")}

@@ -1,7 +1,7 @@
 """GAPO (arXiv 2503.20194): preferential prompts against preferential responses, for PPO and for GAPO."""
 
 from benchmarks.presets.types import PRESETS, SMALL, SMALL_LR, Arm, Claim, Measure, Preset, Scale
-from benchmarks.reporting.references import GAPO, PUBLISHED
+from benchmarks.results.references import GAPO, PUBLISHED
 from methods.gapo import PAPER
 
 (TABLE,) = (table for table in PUBLISHED if (table.paper, table.where) == (GAPO, "preferential prompts"))

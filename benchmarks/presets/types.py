@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from benchmarks.reporting.references import PublishedTable
+from benchmarks.results.references import PublishedTable
 from registry import Paper
 from registry.catalogue import Catalogue
 

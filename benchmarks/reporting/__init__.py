@@ -1,0 +1,1 @@
+"""A leaderboard as text, LaTeX, CSV, JSON and HTML."""

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reporting import references
-from benchmarks.reporting.board import Leaderboard, Row, Table
-from benchmarks.reporting.columns import Column, Score
+from benchmarks.ranking.board import Leaderboard, Row, Table
+from benchmarks.ranking.columns import Column, Score
 from benchmarks.reporting.text import cells, from_untrained, headings, sentences
-from benchmarks.statistics import Comparison, Interval
+from benchmarks.results import references
+from benchmarks.statistics.significance import Difference, Interval
 from experiments.manifest import write_atomically, write_json
 
 CSV_FIELDS = (
@@ -130,7 +130,7 @@ def _beside_facts(column: Column, row: str, score: Score, value: str) -> dict[st
     return shown | {"value": value, "rank": None, "p_holm": None}
 
 
-def _figures(interval: Interval, against: Comparison | None) -> dict[str, float | None]:
+def _figures(interval: Interval, against: Difference | None) -> dict[str, float | None]:
     return {
         "estimate": interval.estimate,
         "low": interval.low,

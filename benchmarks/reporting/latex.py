@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from benchmarks.reporting import figures
-from benchmarks.reporting.board import Table
+from benchmarks.ranking import figures
+from benchmarks.ranking.board import Table
 from benchmarks.reporting.text import cells, headings, sentences
 
 SPECIAL = re.compile(r"[&%$#_{}~^\\]")

@@ -7,7 +7,8 @@ from typing import Any
 
 import jinja2
 
-from benchmarks.reporting import figures, plots
+from benchmarks.plots import svg
+from benchmarks.ranking import figures
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -21,5 +22,5 @@ def render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(figures=figures, swatch=plots.swatch, colour=plots.colour)
+    environment.globals.update(figures=figures, swatch=svg.swatch, colour=svg.colour)
     return environment.get_template(template).render(content)

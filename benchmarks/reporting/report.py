@@ -9,15 +9,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from benchmarks.examples import examples
-from benchmarks.reporting import curves, figures, pages, panels, plots
-from benchmarks.reporting.board import Leaderboard, Row, Table
-from benchmarks.reporting.columns import Column, Score
-from benchmarks.reporting.descriptions import UNTRAINED, describe, untuned
+from benchmarks.plots import curves, panels, svg
+from benchmarks.ranking import figures
+from benchmarks.ranking.board import Leaderboard, Row, Table
+from benchmarks.ranking.columns import Column, Score
+from benchmarks.ranking.descriptions import UNTRAINED, describe, untuned
+from benchmarks.reporting import pages
+from benchmarks.reporting import study_page as study_page
+from benchmarks.reporting.examples import examples
 from benchmarks.reporting.text import sentences
-from benchmarks.statistics import Comparison, Pair
-from benchmarks.tuning import page as study_page
-from experiments.data_report import DROPPED, NOTED
+from benchmarks.statistics.significance import Difference, Pair
+from experiments.data.report import DROPPED, NOTED
 from experiments.manifest import write_atomically
 
 PAIRS = (
@@ -120,7 +122,7 @@ def _differences(table: Table, column: Column, other: str | None = None) -> dict
         for pair, c in comparisons.items()
         for low, high in [(c.low, c.high) if figures.has_bounds(c) else (c.estimate, c.estimate)]
     }
-    scale = plots.Scale.around([0.0, *(value for three in bounds.values() for value in three)], count=5)
+    scale = svg.Scale.around([0.0, *(value for three in bounds.values() for value in three)], count=5)
     rows = {row.name: row for row in table.rows}
     groups: dict[str, list[dict[str, Any]]] = {title: [] for title in PAIRS}
     for pair, comparison in comparisons.items():
@@ -133,7 +135,7 @@ def _differences(table: Table, column: Column, other: str | None = None) -> dict
             "verdict": verdict,
             "p": column.adjusted[pair] if other is None and comparison.claims else None,
             "won": column.improvements.get(pair) if other is None else None,
-            "plot": plots.interval(*bounds[pair], scale, certain=certain, label=said),
+            "plot": svg.interval(*bounds[pair], scale, certain=certain, label=said),
         }
         groups[_kind(pair, rows)].append(entry)
     folded = {title: entries for title, entries in groups.items() if title == PAIRS[-1] and len(entries) > PAIRS_SHOWN}
@@ -142,7 +144,7 @@ def _differences(table: Table, column: Column, other: str | None = None) -> dict
         "unit": "points" if share else "",
         "shown": {title: entries for title, entries in groups.items() if entries and title not in folded},
         "folded": folded,
-        "axis": plots.axis(scale),
+        "axis": svg.axis(scale),
     }
 
 
@@ -187,7 +189,7 @@ def _share(seeds: Sequence[Mapping[str, Any]], kind: str) -> float | None:
     return sum(f["strict"] for f in found) / sum(f["count"] for f in found) if found else None
 
 
-def _verdict(column: Column, pair: Pair, comparison: Comparison) -> str | None:
+def _verdict(column: Column, pair: Pair, comparison: Difference) -> str | None:
     if not comparison.claims:
         return None
     if column.adjusted[pair] >= 0.05:
@@ -200,12 +202,12 @@ def _calibration(table: Table, styles: Mapping[str, int]) -> list[Markup]:
     panels = []
     for column in table.columns:
         lines = [
-            plots.Curve(row.name, points, styles[row.name])
+            svg.Curve(row.name, points, styles[row.name])
             for row in table.rows
             if (score := row.scores.get(column.task)) and (points := _bins(score))
         ]
         if lines:
-            panels.append(plots.reliability(f"{column.task}: accuracy over confidence", lines))
+            panels.append(svg.reliability(f"{column.task}: accuracy over confidence", lines))
     return panels
 
 

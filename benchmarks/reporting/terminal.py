@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 
-from benchmarks.reporting import figures
-from benchmarks.reporting.board import Row, Table
-from benchmarks.reporting.columns import Column
+from benchmarks.ranking import figures
+from benchmarks.ranking.board import Row, Table
+from benchmarks.ranking.columns import Column
 from benchmarks.reporting.text import mean_length, sentences, value_heading
 
 WIDEST = 1000  # more than any table wants

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.reporting import figures
-from benchmarks.reporting.board import Row, Table
-from benchmarks.reporting.columns import Column
-from benchmarks.reporting.descriptions import UNTRAINED
-from benchmarks.statistics import Comparison
+from benchmarks.ranking import figures
+from benchmarks.ranking.board import Row, Table
+from benchmarks.ranking.columns import Column
+from benchmarks.ranking.descriptions import UNTRAINED
+from benchmarks.statistics.significance import Difference
 
 
 def sentences(table: Table) -> list[str]:
@@ -77,7 +77,7 @@ def mean_length(table: Table, row: Row) -> float | None:
     return next((length for length in lengths if length is not None), None)
 
 
-def from_untrained(column: Column, row: str, value: str) -> Comparison | None:
+def from_untrained(column: Column, row: str, value: str) -> Difference | None:
     """What a value beside the primary differs by from the untrained model."""
     return column.others[value].get((row, UNTRAINED))
 

@@ -13,9 +13,9 @@ from registry.catalogue import import_submodules
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from experiments.data import Example
-    from experiments.forward import Policy
-    from experiments.reference import ReferenceLogps
+    from experiments.data.tokens import Example
+    from experiments.models.forward import Policy
+    from experiments.training.reference_store import ReferenceLogps
     from methods.protocols import Method
 
 T = TypeVar("T", bound=type[Any])

@@ -7,7 +7,7 @@ them: an answer is generated once, a judgement bought once (`OUT/judgements`).
 Departs from alpaca_eval: both orders are judged where the order could matter, and where neither brings a verdict the
 item counts one half, so that every policy has the same items. Difficulties of the instructions are no part of any
 package; without them length control gives another figure, `length_adjusted_winrate`. Either is fitted to one run's
-judgements and stands beside `win_rate` as a value of each prompt (`benchmarks.length_control.by_prompt`): rows are
+judgements and stands beside `win_rate` as a value of each prompt (`statistics.length_control.by_prompt`): rows are
 compared by it, prompt by prompt, as they are by the raw rate.
 
 A figure by a judge that is no measure of quality carries `extras["plumbing_only"]`, the reason; show it beside.
@@ -26,11 +26,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.alpaca_eval import read_difficulty
 from benchmarks.judges import check_name, open_judge, refuse_training_reward
-from benchmarks.judges.judging import Duel, Verdict, judge_all, position_bias
-from benchmarks.length_control import FOLDS, Judgements, by_prompt, length_control
-from benchmarks.resampling import resample_counts
+from benchmarks.judges.judging import Duel, DuelVerdict, judge_all, position_bias
+from benchmarks.statistics.annotations import read_difficulty
+from benchmarks.statistics.bootstrap import resample_counts
+from benchmarks.statistics.length_control import FOLDS, Judgements, by_prompt, length_control
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from benchmarks.tasks.alpaca_eval_files import write_files
 from benchmarks.tasks.baselines import baseline_of
@@ -155,7 +155,7 @@ def load_prompts() -> tuple[Prompt, ...]:
     return tuple(Prompt(str(i), row["instruction"], row["dataset"], row["output"]) for i, row in enumerate(rows))
 
 
-def _item(answer: Answered, duel: Duel, verdict: Verdict, controlled: Mapping[str, float]) -> Item:
+def _item(answer: Answered, duel: Duel, verdict: DuelVerdict, controlled: Mapping[str, float]) -> Item:
     values = {
         "win_rate": verdict.preference,
         **controlled,
@@ -189,7 +189,7 @@ def _metrics(items: Sequence[Item], bias: Mapping[str, float] | None) -> dict[st
 def _judgements(
     prompts: Sequence[Prompt],
     duels: Sequence[Duel],
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[DuelVerdict],
     difficulty: Mapping[str, float] | None,
 ) -> Judgements | None:
     """For length control, by the prompts' places; None where there are too few to tell anything from."""

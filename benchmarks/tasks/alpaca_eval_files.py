@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.judges.judging import Duel, Verdict
-from benchmarks.length_control import LengthControl
+from benchmarks.judges.judging import Duel, DuelVerdict
+from benchmarks.statistics.length_control import LengthControl
 from experiments.manifest import write_atomically
 
 
@@ -29,7 +29,7 @@ def write_files(
     *,
     duels: Sequence[Duel],
     datasets: Sequence[str],
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[DuelVerdict],
     names: tuple[str, str],
     annotator: str,
     controlled: LengthControl | None,
@@ -66,7 +66,7 @@ def _output(instruction: str, output: str, generator: str, dataset: str) -> dict
 
 
 def _leaderboard(
-    model: str, verdicts: Sequence[Verdict], lengths: Sequence[int], controlled: LengthControl | None
+    model: str, verdicts: Sequence[DuelVerdict], lengths: Sequence[int], controlled: LengthControl | None
 ) -> str:
     """As alpaca_eval counts: without the items that have no verdict."""
     wins = np.array([verdict.preference for verdict in verdicts if verdict.judged])

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from benchmarks.tasks import Subject, TaskResult, task
-from benchmarks.tasks.ifeval import PAPER, Verdict, follow
+from benchmarks.tasks.ifeval import PAPER, InstructionVerdict, follow
 from benchmarks.tasks.responses import Generation, choose_prompts
-from experiments.verifiers import ConstraintPrompt, load_prompts, verify
+from experiments.verifiers.verifiers import ConstraintPrompt, load_prompts, verify
 
 
 @task(PAPER, note="200 short prompts of ours, 27 families of verifiable constraints")
@@ -36,7 +36,7 @@ class Constraints(Generation):
         return follow(subject, self.name, prompts, self.decoding, check, counted="by_family")
 
 
-def check(prompt: ConstraintPrompt, response: str) -> tuple[Verdict, ...]:
+def check(prompt: ConstraintPrompt, response: str) -> tuple[InstructionVerdict, ...]:
     """A verdict on each constraint, under the name of its family."""
     strict, loose = (verify(prompt.constraints, response, loose=loose) for loose in (False, True))
-    return tuple(map(Verdict, prompt.families, strict, loose))
+    return tuple(map(InstructionVerdict, prompt.families, strict, loose))

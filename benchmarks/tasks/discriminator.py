@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from benchmarks.correlations import correlate
 from benchmarks.judges import check_name
+from benchmarks.statistics.correlations import correlate
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from benchmarks.tasks.constraints import Constraints
 from benchmarks.tasks.ifeval import IFEval
@@ -37,7 +37,7 @@ from methods.ganpo import PAPER
 from registry import nearest
 
 if TYPE_CHECKING:
-    from experiments.data import Sequence as TokenSequence
+    from experiments.data.tokens import TokenPair
 
 BATCH = 8  # responses a forward
 SEED_STRIDE = 1_000  # between the seeds of two repetitions: each draws its own samples
@@ -148,8 +148,8 @@ def _scores(subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> Iter
     """The scores of each response that has tokens to score, by its place."""
     import torch
 
-    from experiments.data import Example, collate
-    from experiments.reward_models import scores as read
+    from experiments.data.tokens import Example, collate
+    from experiments.rewards.reward_models import scores as read
 
     sequences = _tokens(subject, exchanges)
     for _, model in reward_models(subject, only_last=True):
@@ -184,11 +184,11 @@ def _by_reward_model(name: str, subject: Subject, exchanges: Sequence[tuple[str,
     return judge.score(texts, subject.folder, subject.progress), judge.identity
 
 
-def _tokens(subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> dict[int, TokenSequence]:
+def _tokens(subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> dict[int, TokenPair]:
     """Prompt and response as training would have seen them; nothing for a response that has no tokens."""
-    from experiments.chat import ChatFormat, Encoded
-    from experiments.data import Sequence as TokenSequence
-    from experiments.rows import Message, Side
+    from experiments.data.chat import ChatFormat, Encoded
+    from experiments.data.rows import Message, Side
+    from experiments.data.tokens import TokenPair
 
     chat = ChatFormat.of(subject.tokenizer)
     sides = [Side((Message("user", text),), answer.response) for text, answer in exchanges]
@@ -196,7 +196,7 @@ def _tokens(subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> dict
     for place, (encoded, (_, answer)) in enumerate(zip(chat.encode(sides), exchanges, strict=True)):
         if isinstance(encoded, Encoded):
             completion = encoded.completion if answer.finished else encoded.completion[:-1]
-            found[place] = TokenSequence(np.array(encoded.prompt, np.int32), np.array(completion, np.int32))
+            found[place] = TokenPair(np.array(encoded.prompt, np.int32), np.array(completion, np.int32))
     return found
 
 

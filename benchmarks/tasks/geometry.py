@@ -29,9 +29,8 @@ from registry import Paper
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from experiments.data import Example
-    from experiments.data import Sequence as TokenSequence
-    from experiments.forward import Policy
+    from experiments.data.tokens import Example, TokenPair
+    from experiments.models.forward import Policy
     from methods.types import Outputs, Role
 
 PAPER = Paper(title="Similarity of Neural Network Representations Revisited", arxiv="1905.00414", year=2019)
@@ -72,7 +71,7 @@ class Geometry:
     ) -> Iterator[tuple[Item, tuple[Tensor, Tensor]]]:
         import torch
 
-        from experiments.data import collate
+        from experiments.data.tokens import collate
 
         reference, as_reference = untrained(subject)
         for start in range(0, len(examples), BATCH):
@@ -134,7 +133,7 @@ def effective_rank(scatter: Float[np.ndarray, "d d"]) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def _states(outputs: Outputs, row: int, sequence: TokenSequence) -> Tensor:
+def _states(outputs: Outputs, row: int, sequence: TokenPair) -> Tensor:
     """The states of the completion's tokens behind that of the prompt's last token, which predicts the first."""
     assert outputs.padded_hidden is not None
     return outputs.padded_hidden[row, len(sequence.prompt) - 1 : len(sequence)].float()
@@ -148,7 +147,7 @@ def _cosine(policy: Tensor, reference: Tensor) -> float:
 
 def _kl(policy_states: Tensor, reference_states: Tensor, policy: Policy, reference: Policy) -> float:
     """Mean over tokens of KL(π ‖ π_ref) in nats."""
-    from experiments.head import next_token_logps
+    from experiments.models.head import next_token_logps
 
     total = 0.0
     for start in range(0, len(policy_states), KL_CHUNK):

@@ -22,12 +22,12 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit
 
-from benchmarks.statistics import expected_calibration_error
+from benchmarks.statistics.significance import expected_calibration_error
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from registry import Paper
 
 if TYPE_CHECKING:
-    from experiments.data import Example
+    from experiments.data.tokens import Example
     from methods.types import Role
 
 PAPER = Paper(
@@ -99,7 +99,7 @@ def _check_pairs(examples: Sequence[Example]) -> None:
 
 def _margins(subject: Subject) -> dict[str, Float[np.ndarray, " n"]]:
     """Chosen minus rejected of every pair, by each of the two rewards."""
-    from experiments.forward import score
+    from experiments.models.forward import score
 
     examples = subject.held_out
     rewards: dict[str, list[list[float]]] = {"with_reference": [], "average": []}

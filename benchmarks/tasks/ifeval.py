@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from benchmarks.tasks.responses import A, Answered, Decoding, Generation, choose_prompts, respond, responses_path
-from experiments.ifeval_checkers import checkers
+from experiments.verifiers.ifeval_checkers import checkers
 from registry import Paper
 from registry.assets import fetch
 from registry.packages import IFEVAL
@@ -43,7 +43,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class InstructionVerdict:
     """Whether one instruction was followed; loosely also without first and last line, or without asterisks."""
 
     instruction: str
@@ -77,7 +77,7 @@ def follow(
     task: str,
     prompts: Sequence[A],
     decoding: Decoding,
-    check: Callable[[A, str], tuple[Verdict, ...]],
+    check: Callable[[A, str], tuple[InstructionVerdict, ...]],
     *,
     counted: str,
 ) -> TaskResult:
@@ -101,7 +101,7 @@ def load_prompts() -> tuple[Prompt, ...]:
     )
 
 
-def check(prompt: Prompt, response: str) -> tuple[Verdict, ...]:
+def check(prompt: Prompt, response: str) -> tuple[InstructionVerdict, ...]:
     """A verdict on each instruction of `prompt`. An empty response follows none."""
     from if_verifiable.common import evaluate_instructions
 
@@ -109,18 +109,18 @@ def check(prompt: Prompt, response: str) -> tuple[Verdict, ...]:
         response, list(prompt.instructions), [dict(given) for given in prompt.arguments], prompt.text, checkers()
     )
     if not results:
-        return tuple(Verdict(name, False, False) for name in prompt.instructions)
-    return tuple(Verdict(result.instruction_id, result.strict_pass, result.loose_pass) for result in results)
+        return tuple(InstructionVerdict(name, False, False) for name in prompt.instructions)
+    return tuple(InstructionVerdict(result.instruction_id, result.strict_pass, result.loose_pass) for result in results)
 
 
-def item_of(answer: Answered, verdicts: Sequence[Verdict]) -> Item:
+def item_of(answer: Answered, verdicts: Sequence[InstructionVerdict]) -> Item:
     values = {f"prompt_{mode}": float(all(getattr(v, mode) for v in verdicts)) for mode in MODES}
     values |= {f"followed_{mode}": sum(getattr(v, mode) for v in verdicts) / len(verdicts) for mode in MODES}
     values |= {"num_tokens": float(answer.num_tokens), "finished": float(answer.finished)}
     return Item(answer.id, answer.id, values)
 
 
-def metrics_of(items: Sequence[Item], verdicts: Sequence[Sequence[Verdict]]) -> dict[str, float]:
+def metrics_of(items: Sequence[Item], verdicts: Sequence[Sequence[InstructionVerdict]]) -> dict[str, float]:
     """Over prompts, but for `instruction_…`, which counts every instruction once, as the paper does."""
 
     def mean(name: str) -> float:
@@ -132,7 +132,7 @@ def metrics_of(items: Sequence[Item], verdicts: Sequence[Sequence[Verdict]]) -> 
     return metrics | {"mean_length": mean("num_tokens"), "finished": mean("finished")}
 
 
-def by_instruction(verdicts: Sequence[Sequence[Verdict]]) -> dict[str, dict[str, int]]:
+def by_instruction(verdicts: Sequence[Sequence[InstructionVerdict]]) -> dict[str, dict[str, int]]:
     """`{"punctuation:no_comma": {"count": 9, "strict": 4, "loose": 5}}`"""
     counts = {key: Counter[str]() for key in ("count", *MODES)}
     for verdict in (verdict for one in verdicts for verdict in one):

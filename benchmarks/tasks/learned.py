@@ -14,8 +14,8 @@ from methods.aapa import Anchor
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from experiments.forward import Policy
-    from experiments.reward_models import RewardModel
+    from experiments.models.forward import Policy
+    from experiments.rewards.reward_models import RewardModel
     from methods.types import Outputs
 
 
@@ -50,7 +50,7 @@ def untrained(subject: Subject) -> tuple[Policy, Any]:
 
 def discriminators(subject: Subject) -> list[tuple[Any, nn.Module]]:
     """The parts of the run's method that score a response, each with the network that the run left."""
-    from experiments import kept_networks
+    from experiments.training import kept_networks
 
     found = []
     for part in subject.method.regularizers if subject.method is not None else ():
@@ -67,8 +67,8 @@ def reward_models(subject: Subject, *, only_last: bool = False) -> Iterator[tupl
     A discriminator that scores a response given another (AAPA's) is no reward model. Raises ValueError for weights that
     do not fit the network that the run describes.
     """
-    from experiments import reward_models
-    from experiments.kept_networks import restore
+    from experiments.rewards import reward_models
+    from experiments.training.kept_networks import restore
 
     for part in subject.method.parts.values() if subject.method is not None else ():
         if not isinstance(part, TextScorer) or isinstance(part, Anchor):

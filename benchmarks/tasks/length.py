@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from benchmarks.correlations import correlate
-from benchmarks.statistics import mean_interval
+from benchmarks.statistics.correlations import correlate
+from benchmarks.statistics.significance import mean_interval
 from benchmarks.tasks import Item, Subject, Task, TaskResult, answers_of, task
 from benchmarks.tasks.alpaca_eval import CONTROLLED
 from benchmarks.tasks.nested import generation_task

@@ -89,7 +89,7 @@ class LmEval:
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
 
-        from experiments.models import quiet_transformers
+        from experiments.models.loading import quiet_transformers
 
         model: Any = subject.policy.model
         training = model.training

@@ -29,7 +29,7 @@ def questions(oracle: str, num_prompts: int | None) -> tuple[Question, ...]:
 
 
 def _constraints() -> tuple[Question, ...]:
-    from experiments.verifiers import ConstraintPrompt, load_prompts, reward
+    from experiments.verifiers.verifiers import ConstraintPrompt, load_prompts, reward
 
     def judge(prompt: ConstraintPrompt) -> Callable[[str], float]:
         return lambda response: reward(prompt.constraints, response)

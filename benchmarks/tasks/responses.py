@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+from experiments.data.rows import Message, Row, Side
 from experiments.manifest import write_atomically
-from experiments.rows import Message, Row, Side
 
 if TYPE_CHECKING:
     from benchmarks.tasks import Subject
@@ -122,7 +122,7 @@ def read_responses(path: Path) -> list[Answered]:
 
 
 def _generate(subject: Subject, prompts: Mapping[str, str], path: Path, decoding: Decoding) -> dict[str, Answered]:
-    from experiments.sampling import Response, generate
+    from experiments.sampling.generate import Response, generate
 
     _drop_damaged(path)
     ids, texts, answers = list(prompts), list(prompts.values()), dict[str, Answered]()

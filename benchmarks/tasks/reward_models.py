@@ -17,13 +17,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit
 
-from benchmarks.statistics import expected_calibration_error
+from benchmarks.statistics.significance import expected_calibration_error
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from benchmarks.tasks.learned import discriminators, reward_models, untrained
 from registry import Paper
 
 if TYPE_CHECKING:
-    from experiments.data import Example
+    from experiments.data.tokens import Example
     from methods.types import Role
 
 PAPER = Paper(
@@ -69,7 +69,7 @@ class RewardModelTask:
         self, subject: Subject, pairs: Sequence[Example]
     ) -> Iterator[tuple[str, Float[np.ndarray, " n"], float]]:
         """What judged, chosen minus rejected of every pair, and what counts as a tie; the last round last."""
-        from experiments.reward_models import scores as read
+        from experiments.rewards.reward_models import scores as read
 
         found = False
         for label, net in reward_models(subject):
@@ -109,7 +109,7 @@ def _policy_scores(subject: Subject, pairs: Sequence[Example]) -> dict[str, Floa
     """Margins of the implicit reward and of every discriminator that the run kept."""
     import torch
 
-    from experiments.data import collate
+    from experiments.data.tokens import collate
 
     parts, margins = discriminators(subject), dict[str, list[float]]()
     padded = any("padded_hidden" in part.needs for part, _ in parts)

@@ -1,7 +1,7 @@
 """Robustness to sampling: any generation task at rising temperatures. (GANPO, Fig. 3)
 
 The same prompts and the same sampling seeds at every temperature and for every policy: a prompt's random numbers depend
-on the seed and the prompt alone (`experiments.sampling`), so that policies differ by their distributions only.
+on the seed and the prompt alone (`experiments.sampling.generate`), so that policies differ by their distributions only.
 
 `extras`:
 
@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.statistics import mean_interval
+from benchmarks.statistics.significance import mean_interval
 from benchmarks.tasks import Item, Subject, TaskResult, answers_of, task
 from benchmarks.tasks.nested import generation_task
 from methods.ganpo import PAPER

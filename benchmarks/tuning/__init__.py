@@ -1,0 +1,1 @@
+"""Searches with an equal budget: trials, spaces, dev metrics, tuned names."""

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING
 
 from benchmarks.tasks import Subject
 from benchmarks.tasks.held_out import HeldOut
-from experiments.data import Example
-from experiments.data import Sequence as Tokenized
-from experiments.study_record import Direction
+from experiments.data.tokens import Example, TokenPair
+from experiments.studies.record import Direction
 from registry import nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from experiments.forward import Policy
-    from experiments.sampling import Response
+    from experiments.models.forward import Policy
+    from experiments.sampling.generate import Response
 
 _RULES = ("", "_average", "_with_reference")
 PAIR_METRICS: Mapping[str, Direction] = {
@@ -111,7 +110,7 @@ def untrained_length(
     policy: Policy, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], sampled: Sampled
 ) -> float:
     """Tokens of a response of `policy` to the prompts of `examples`, on average."""
-    from experiments.sampling import generate
+    from experiments.sampling.generate import generate
 
     prompts = [_prompt(example) for example in examples[: sampled.num_prompts]]
     settings = {"max_new_tokens": sampled.max_new_tokens, "temperature": 1.0, "seed": sampled.seed}
@@ -128,7 +127,7 @@ def _prompt(example: Example) -> list[int]:
 
 
 def _answer(subject: Subject, prompts: Sequence[Sequence[int]], sampled: Sampled) -> list[Response]:
-    from experiments.sampling import generate
+    from experiments.sampling.generate import generate
 
     return generate(
         subject.policy.model,
@@ -145,10 +144,10 @@ def _divergence(subject: Subject, prompts: Sequence[Sequence[int]], responses: S
     """Mean of log π − log π_ref over whole responses that π itself has drawn at temperature 1."""
     import numpy as np
 
-    from experiments.forward import score
+    from experiments.models.forward import score
 
     drawn = [
-        Example(i, str(i), {"sampled": Tokenized(np.array(prompt, np.int32), np.array(response.token_ids, np.int32))})
+        Example(i, str(i), {"sampled": TokenPair(np.array(prompt, np.int32), np.array(response.token_ids, np.int32))})
         for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
     ]
     own = score(subject.policy, drawn, ["sampled"])
@@ -164,8 +163,8 @@ def _divergence(subject: Subject, prompts: Sequence[Sequence[int]], responses: S
 
 def _verified(subject: Subject, sampled: Sampled) -> dict[str, float]:
     """The share of prompts all of whose constraints hold."""
-    from experiments.sampling import generate
-    from experiments.verifiers import load_prompts, verify
+    from experiments.sampling.generate import generate
+    from experiments.verifiers.verifiers import load_prompts, verify
 
     asked = load_prompts("dev")[: sampled.num_prompts]
     responses = generate(

@@ -24,17 +24,17 @@ from filelock import FileLock
 from benchmarks.tasks import Subject
 from benchmarks.tuning import dev_metrics
 from benchmarks.tuning.dev_metrics import Constraint, Sampled
-from experiments.cell import Cell, train, trained
-from experiments.data import TokenizedData
+from experiments.data.tokens import TokenizedData
 from experiments.experiment import Experiment, Training
-from experiments.forward import Policy, Scored
 from experiments.manifest import write_json
-from experiments.models import load_model
-from experiments.reference import ReferenceStore
-from experiments.step_log import NonFiniteError
-from experiments.study import Outcome, Report, TrialFailed
-from experiments.study_sampler import RUNGS
+from experiments.models.forward import Policy, Scored
+from experiments.models.loading import load_model
+from experiments.runs.cell import Cell, train, trained
+from experiments.studies.sampler import RUNGS
+from experiments.studies.study import Outcome, Report, TrialFailed
 from experiments.tracking import RunLogger, Tracker, read_steps
+from experiments.training.reference_store import ReferenceStore
+from experiments.training.step_log import NonFiniteError
 from methods.protocols import Method
 from methods.types import Role
 from registry import flatten

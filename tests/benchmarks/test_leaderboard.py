@@ -5,12 +5,13 @@ import shutil
 
 import pytest
 
-from benchmarks import families
-from benchmarks.leaderboard import Leaderboard, build, main
-from benchmarks.reporting.descriptions import changed
+from benchmarks.leaderboard import main
+from benchmarks.ranking.board import Leaderboard
+from benchmarks.ranking.descriptions import changed
+from benchmarks.ranking.tables import SEEDS_NEEDED, build
 from benchmarks.reporting.exports import export, markdown
-from benchmarks.reporting.tables import SEEDS_NEEDED
-from benchmarks.results import load
+from benchmarks.results import declared_runs
+from benchmarks.results.results import load
 from methods import METHODS as METHOD_CARDS
 from registry.models import MODELS
 from tests.benchmarks.synthetic_store import METHODS, write_run, write_store
@@ -192,14 +193,14 @@ def test_a_table_says_whose_learning_rates_its_rows_have(tmp_path):
 def test_rows_that_were_named_together_before_the_run_are_a_family_and_others_are_not(out):
     cells = sorted(path.name for path in (out / "runs").iterdir())
     assert not any("family" in note for note in build(out).tables[0].notes), "no command of this store named one"
-    families.name(out, cells, measured=[])
-    families.name(out, cells, measured=cells)  # the same command again, when all is done
-    assert families.NAMED in build(out).tables[0].notes
+    declared_runs.declare(out, cells, measured=[])
+    declared_runs.declare(out, cells, measured=cells)  # the same command again, when all is done
+    assert declared_runs.NAMED in build(out).tables[0].notes
     write_run(out, "ipo", 0)
-    assert families.EXPLORED in build(out).tables[0].notes
+    assert declared_runs.EXPLORED in build(out).tables[0].notes
     later = sorted(path.name for path in (out / "runs").iterdir())
-    families.name(out, later, measured=cells)
-    assert families.EXPLORED in build(out).tables[0].notes, "most of it was measured when it was named"
+    declared_runs.declare(out, later, measured=cells)
+    assert declared_runs.EXPLORED in build(out).tables[0].notes, "most of it was measured when it was named"
 
 
 def test_a_title_says_no_more_than_what_sets_a_table_apart(out):

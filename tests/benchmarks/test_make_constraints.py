@@ -8,12 +8,12 @@ from random import Random
 import pytest
 
 from benchmarks import make_constraints
+from benchmarks.constraint_prompts.constraint_families import FAMILIES, Topic
 from benchmarks.constraint_prompts.editing import edited, plain_sentences
-from benchmarks.constraint_prompts.families import FAMILIES, Topic
-from benchmarks.constraint_prompts.plan import compatible, plan, stated
 from benchmarks.constraint_prompts.rows import Sample, build_row, family_rates
+from benchmarks.constraint_prompts.schedule import compatible, plan, stated
 from benchmarks.make_constraints import PARTIAL, Recipe, main, make
-from experiments.verifiers import Constraint, parse_constraints, read_rows, verify
+from experiments.verifiers.verifiers import Constraint, parse_constraints, read_rows, verify
 from registry.datasets import CONSTRAINTS_FOLDER, DATASETS
 from tests.tiny import tiny_model, tiny_tokenizer
 

@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-from benchmarks.cli import parser
-from benchmarks.comparison import task_of
+from benchmarks.comparison.comparison import task_of
+from benchmarks.comparison.options import parser
 from benchmarks.presets import PRESETS, Arm, Claim, Measure, Preset, Scale
-from benchmarks.reporting.references import PUBLISHED
+from benchmarks.presets.verdicts import as_json, read
 from benchmarks.reproduce import command_of, main
-from benchmarks.statistics import Comparison
+from benchmarks.results.references import PUBLISHED
+from benchmarks.statistics.significance import Difference
 from benchmarks.tasks import TASKS
-from benchmarks.verdicts import as_json, read
 from experiments.manifest import write_json
 from methods import METHODS, resolve
 from registry import flatten
@@ -279,4 +279,4 @@ def test_a_finding_keeps_its_interval_in_the_file(tmp_path):
     found = read(preset, "small", *stored(tmp_path, {"dpo": 0.2, "ganpo_dpo": 0.9}))
     (claim,) = json.loads(json.dumps(as_json(found)))["claims"]
     assert claim["verdict"] == "agrees"
-    assert Comparison(**{**claim["measured"], "num_seeds": tuple(claim["measured"]["num_seeds"])}).low > 0
+    assert Difference(**{**claim["measured"], "num_seeds": tuple(claim["measured"]["num_seeds"])}).low > 0

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from benchmarks import run
 from benchmarks.tasks.responses import choose_prompts
-from experiments.step_log import NonFiniteError
-from experiments.verifiers import load_prompts
+from experiments.training.step_log import NonFiniteError
+from experiments.verifiers.verifiers import load_prompts
 from registry.assets import cache_folder
+from tests import ROOT
 from tests.tiny import FAMILIES, save_tiny
 
-ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("ADVALIGN_KILLS", "3"))
 QUICK = ["--max-steps", "2", "--tasks", "held_out", "--max-length", "96", "--batch-size", "4"]
 
@@ -149,7 +149,7 @@ def test_a_cell_that_breaks_is_failed_in_the_tracking_store(tmp_path, monkeypatc
     def breaks(*_, **__):
         raise NonFiniteError("loss is nan at step 3")
 
-    monkeypatch.setattr("benchmarks.grid.train", breaks)
+    monkeypatch.setattr("benchmarks.comparison.grid.train", breaks)
     save_tiny("llama3", tmp_path / "model", 0)
     words = [
         "--model",

@@ -7,16 +7,15 @@ import sqlite3
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from benchmarks import run, search
-from experiments.study_record import read_studies
+from experiments.studies.record import read_studies
+from tests import ROOT
 from tests.benchmarks.test_run import write_pairs
 from tests.tiny import save_tiny
 
-ROOT = Path(__file__).parents[2]
 SIZE = ["--max-pairs", "16", "--max-steps", "6", "--max-length", "96", "--batch-size", "4"]
 SMALL = ["--set=ganpo_dpo.latent.width=32", "--set=ganpo_dpo.latent.feed_forward=32", "--set=ganpo_dpo.latent.heads=2"]
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}

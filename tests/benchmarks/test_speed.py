@@ -4,19 +4,18 @@ import gzip
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from benchmarks import speed, speed_sections
-from benchmarks.contestants import CONTESTANTS, Course
-from experiments.data import prepare
+from benchmarks import speed
+from benchmarks.timing import sections
+from benchmarks.timing.contestants import CONTESTANTS, Course
+from experiments.data.tokens import prepare
 from experiments.experiment import Training
-from experiments.models import load_tokenizer
+from experiments.models.loading import load_tokenizer
+from tests import ROOT
 from tests.benchmarks.test_run import write_pairs
 from tests.tiny import save_tiny
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -79,5 +78,5 @@ def test_an_unknown_section_is_told_in_one_line(capsys):
 
 def test_a_target_below_its_bound_is_reported_as_missed():
     results = {"sharing": {"ratio": 0.7}}
-    (row,) = speed_sections.against_targets(results)
+    (row,) = sections.against_targets(results)
     assert (row["measured"], row["target"], row["met"]) == (0.7, 0.6, False)

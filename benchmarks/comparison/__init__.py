@@ -1,0 +1,1 @@
+"""A comparison: its options, its plan, its grid of cells and where they run."""

@@ -1,0 +1,75 @@
+"""The grid with its cells as tasks of a Ray cluster, whose machines see the same folders under the same names.
+
+A cell leaves everything it makes in the output folder and continues from its last checkpoint when it is started again,
+so a task that dies with its machine is simply given to another one. Tasks do not track: this process follows their
+metrics, and it alone writes to the tracking store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.comparison.comparison import settle
+from benchmarks.comparison.executors import Job, Ray
+from benchmarks.comparison.grid import Grid, accelerator, record, title
+from experiments.runs.cell import Cell
+from experiments.tracking import RunLogger
+
+_GRIDS: dict[str, Grid] = {}  # of this worker, by the options
+
+
+class ClusterGrid(Grid):
+    here = False
+
+    def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLogger | None], progress: Progress) -> None:
+        """The untrained model, since others may be compared with its answers; then as many at once as there is room."""
+        overall = progress.add_task("cells", total=len(cells))
+        logs = {cell.experiment.id: log for cell in cells if (log := log_of(cell)) is not None}
+        by_job = {f"{title(cell)} {cell.experiment.id}": cell for cell in cells}
+        untrained, trained = list[Job](), list[Job]()
+        for name, cell in by_job.items():
+            stage = untrained if cell.experiment.method is None else trained
+            stage.append(Job(name, run_task, (self.options, os.getcwd(), cell.experiment.id)))
+
+        def follow() -> None:
+            for cell in cells:
+                history = cell.folder / "metrics.jsonl"
+                if cell.experiment.id in logs and history.is_file():
+                    logs[cell.experiment.id].catch_up(history)
+
+        cluster = Ray(cpus=self.options.cpus_per_cell, gpus=self.options.gpus_per_cell)
+        try:
+            for job in cluster.run(untrained, trained, waiting=follow):
+                cell = by_job[job.name]
+                log = logs.pop(cell.experiment.id, None)
+                if log is not None:
+                    record(cell, log, self.evaluate(cell, None, _ignore))  # what the task has left on disk
+                progress.advance(overall)
+        finally:
+            for log in logs.values():
+                log.finish("FAILED")
+
+
+def run_task(options: argparse.Namespace, folder: str, run_id: str) -> None:
+    """Train and evaluate one cell in a worker, which keeps what its cells share for the next one."""
+    os.chdir(folder)
+    grid = _grid(options)
+    cell = next(cell for cell in grid.cells() if cell.experiment.id == run_id)
+    grid.run_cell(cell, None, _ignore)
+
+
+def _grid(options: argparse.Namespace) -> Grid:
+    key = repr(options)
+    if key not in _GRIDS:
+        _GRIDS.clear()
+        _GRIDS[key] = Grid(settle(options), accelerator(), Console(stderr=True, quiet=True))
+    return _GRIDS[key]
+
+
+def _ignore(done: int, total: int) -> None:
+    pass

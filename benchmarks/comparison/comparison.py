@@ -1,0 +1,291 @@
+"""What the options of a comparison mean, settled and checked before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.comparison.options import Overrides
+from benchmarks.planning import costs, plan
+from benchmarks.planning.machine import Machine, this_machine
+from benchmarks.results.learning_rates import usual_rate
+from benchmarks.tasks import TASKS, Task, answers_of, load_tasks
+from benchmarks.tuning import naming
+from experiments.data.splits import SHARE
+from experiments.data.tokens import TokenizedData, prepare
+from experiments.experiment import Training
+from experiments.models import sharding
+from experiments.models.loading import load_tokenizer, meta_model, num_parameters, resolve_model
+from experiments.models.staged import staged_model
+from experiments.rewards.sources import check_reward, verifier_of
+from experiments.studies.record import StudyRecord
+from methods import resolve
+from methods.protocols import Adversary, Method
+from registry import flatten, override
+from registry.datasets import DATASETS, DEFAULT_TASK
+from registry.models import MODELS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from experiments.models.loading import ResolvedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """Methods at seeds on one model and one data set. Without weights at hand (a plan of a gated model) `data` and
+    `tokenizer` may be None."""
+
+    options: argparse.Namespace
+    methods: Mapping[str, Method]
+    seeds: Sequence[int]
+    tasks: Sequence[Task]
+    model: Any  # what load_model and meta_model take
+    tokenizer: PreTrainedTokenizerBase | None
+    data: TokenizedData | None
+    training: Training
+    studies: Mapping[str, StudyRecord] = dataclasses.field(default_factory=dict)  # of the tuned methods, by name
+
+
+def settle(options: argparse.Namespace) -> RunPlan:
+    """Everything a comparison needs before its weights. Raises KeyError and ValueError for a mistake in the options."""
+    names = unique(options.methods)
+    seeds = seeds_of(options.seeds)
+    overrides = Overrides.parse(options.set, names)
+    studies = {name: naming.find(name, options, seeds) for name in names if naming.is_tuned(name)}
+    found = {name: method_of(name, options.model, overrides, studies.get(name)) for name in names}
+    methods = {name: _limited(method, options.max_new_tokens) for name, method in found.items()}
+    tasks = [task_of(name, options) for name in unique(options.tasks or _tasks_of(options.dataset))]
+    planning = options.dry_run and options.model in MODELS
+    model = options.model if planning else _model_of(options)
+    tokenizer = _tokenizer_at_hand(options.model) if planning else load_tokenizer(model)
+    data = None if tokenizer is None else data_of(options, tokenizer, held_out_pairs=options.held_out_pairs)
+    if data is not None:
+        check_roles(methods, data)
+        if not data.held_out and any(task.name == "held_out" for task in tasks):
+            raise ValueError(
+                f"no held-out pairs are left in {data.name}: too few prompts, or --held-out-pairs 0;"
+                " give more data or leave held_out out of --tasks"
+            )
+    num_train = len(data.train) if data else _rows_without_tokens(options)[0]
+    return RunPlan(
+        options=options,
+        methods=methods,
+        seeds=seeds,
+        tasks=tasks,
+        model=model,
+        tokenizer=tokenizer,
+        data=data,
+        training=training_of(options, num_train, methods),
+        studies=studies,
+    )
+
+
+def _rows_without_tokens(options: argparse.Namespace) -> tuple[int, int]:
+    """Training and held-out rows of a preset that cannot be read here, by its published size and our shares.
+
+    KeyError for an unknown data set, with the nearest.
+    """
+    rows = DATASETS[options.dataset].num_rows or options.batch_size
+    train, held_out = round(SHARE["train"] * rows), round(SHARE["held_out"] * rows)
+    return min(train, options.max_pairs or train), min(held_out, options.held_out_pairs or held_out)
+
+
+def _model_of(options: argparse.Namespace) -> ResolvedModel:
+    """The model that training starts from: the named one, or what a run has made of it (--init-from)."""
+    model = resolve_model(options.model)
+    if options.init_from is None:
+        return model
+    given = Path(options.init_from)
+    return staged_model(given if given.is_dir() else options.out / "runs" / options.init_from, model)
+
+
+def method_of(name: str, model: str, overrides: Overrides, study: StudyRecord | None = None) -> Method:
+    """The method with what the study found and its overrides, and every learning rate resolved, so that the address of
+    a run says all."""
+    found = naming.hyperparameters(study) if study else {}
+    spec: Method = override(override(resolve(naming.plain(name)).spec, found), overrides.for_method(name))
+    lr = usual_rate(naming.plain(name), model, spec)[0] if spec.lr is None else spec.lr
+    regularizers = []
+    for part in spec.regularizers:
+        resolvable = isinstance(part, Adversary) and part.lr is None
+        regularizers.append(dataclasses.replace(part, lr=lr / 2) if resolvable else part)  # type: ignore[type-var]
+    return dataclasses.replace(spec, lr=lr, regularizers=tuple(regularizers))
+
+
+def _tasks_of(dataset: str) -> str:
+    """What is evaluated where no --tasks say it."""
+    return f"held_out,{DATASETS[dataset].task if dataset in DATASETS else DEFAULT_TASK}"
+
+
+def _limited(method: Method, max_new_tokens: int | None) -> Method:
+    """The length limit of a response holds for the samples that a method learns from, too."""
+    if not method.on_policy or max_new_tokens is None:
+        return method
+    limit = min(method.sampling.max_new_tokens, max_new_tokens)
+    return dataclasses.replace(method, sampling=dataclasses.replace(method.sampling, max_new_tokens=limit))
+
+
+def task_of(name: str, options: argparse.Namespace) -> Task:
+    """The task with what the options say of its fields."""
+    load_tasks()
+    task: Any = TASKS[name].spec
+    given = {key: value for key, value in vars(options).items() if value is not None}
+    fields = {field.name for field in dataclasses.fields(task)}
+    made: Task = dataclasses.replace(task, **{key: value for key, value in given.items() if key in fields})
+    return made
+
+
+def data_of(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, **pairs: int | None) -> TokenizedData:
+    """The tokens that every method trains and is evaluated on; `pairs` says how many of dev and held_out."""
+    return prepare(
+        options.dataset,
+        tokenizer,
+        max_length=options.max_length,
+        max_prompt_length=options.max_prompt_length,
+        overlong=options.overlong,
+        max_pairs=options.max_pairs,
+        **pairs,
+    )
+
+
+def training_of(options: argparse.Namespace, num_train: int, methods: Mapping[str, Method]) -> Training:
+    """How each method is trained; without --max-steps so many steps that the rows are seen --epochs times.
+
+    ValueError for a method that cannot be trained so.
+    """
+    steps = options.max_steps
+    if steps is None:
+        steps = max(1, math.ceil(options.epochs * num_train / max(1, options.batch_size)))
+    training = Training(
+        steps=steps,
+        batch_size=options.batch_size,
+        micro_batch_size=min(options.micro_batch_size, options.batch_size),
+        lora_rank=None if options.full else options.lora,
+        gradient_checkpointing=options.gradient_checkpointing,
+        precision=options.precision,
+    )
+    for name, method in methods.items():
+        training.check(name, method)
+    return training
+
+
+def check_roles(methods: Mapping[str, Method], data: TokenizedData) -> None:
+    """ValueError for a method that reads what this data does not give, before anything is trained."""
+    given = {role for example in data.train for role in example.sequences}
+    always = given.intersection(*(example.sequences for example in data.train))
+    verifier = verifier_of(data.train) if any(method.on_policy for method in methods.values()) else None
+    for name, method in methods.items():
+        check_reward(name, method, dataset=data.name, verifier=verifier)
+        # what the policy is run on must be in every row; a reward model may learn from those rows that have its roles
+        missing = [role for role in method.offline_reads if role not in (always if role in method.forwards else given)]
+        if method.objective.name == "kto" and not method.regularizers and {"chosen", "rejected"} & given:
+            missing = [role for role in missing if role == "mismatched"]
+        if missing:
+            rows = " in every row" if given.issuperset(missing) else ""
+            raise ValueError(
+                f"{name} reads {', '.join(missing)}, which {data.name} ({data.kind}) does not give{rows};"
+                f" it gives {', '.join(sorted(always if rows else given))}{rows}"
+            )
+
+
+def planned(comparison: RunPlan, cells: Sequence[tuple[str, int | None, str]]) -> plan.Plan:
+    """What it will cost. `cells (("base", None, "to run"), ("dpo", 0, "finished"))`."""
+    options, training, machine = comparison.options, comparison.training, this_machine()
+    model = meta_model(comparison.model)
+    facts, completion = _facts(comparison)
+    plans = []
+    for name, method in comparison.methods.items():
+        default = flatten(resolve(naming.plain(name)).spec)
+        longest = facts.longest_tokens
+        memory = costs.memory(
+            method, training, model, longest_row_tokens=longest, completion_tokens=max(1, longest // 2)
+        ).in_shards(sharding.num_shards(), costs.gathered_bytes(model))
+        duration = costs.seconds(
+            method,
+            training,
+            model,
+            this_machine(training.precision),
+            mean_row_tokens=facts.mean_tokens,
+            mean_completion_tokens=completion,
+        )
+        changed = {key: value for key, value in flatten(method).items() if value != default[key] and key != "lr"}
+        plans.append(plan.MethodPlan(name=name, lr=method.lr, memory=memory, seconds=duration, changed=changed))
+    return plan.Plan(
+        model=options.model,
+        num_parameters=num_parameters(model),
+        num_trainable=costs.num_trainable(model, training.lora_rank),
+        training=training,
+        data=facts,
+        cells=cells,
+        methods=plans,
+        free_bytes=machine.free_bytes,
+        task_seconds=_task_seconds(comparison, facts, model, machine),
+    )
+
+
+def unique(text: str) -> list[str]:
+    """The names of a list such as `dpo,ganpo_dpo`, each once. ValueError for none."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError("the list of names is empty")
+    return list(dict.fromkeys(names))
+
+
+def seeds_of(text: str) -> list[int]:
+    """`0,1,2`. ValueError for anything else."""
+    try:
+        return [int(seed) for seed in unique(text)]
+    except ValueError:
+        raise ValueError(f"--seeds {text} is not a list of whole numbers such as 0,1,2") from None
+
+
+def _tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
+    """For a plan, which needs neither weights nor a network: None where the tokenizer cannot be had."""
+    if MODELS[name].gated and MODELS[name].package is None:
+        return None
+    try:
+        return load_tokenizer(name)
+    except (RuntimeError, OSError):
+        return None
+
+
+def _facts(comparison: RunPlan) -> tuple[plan.DataFacts, float]:
+    """What the plan says of the data, and the mean number of tokens of a completion."""
+    options, data = comparison.options, comparison.data
+    if data is None:  # without tokens: what the limits allow
+        longest = mean = float(options.max_length)
+        completion, (num_train, num_held_out) = longest / 2, _rows_without_tokens(options)
+    else:
+        sequences = [s for example in data.train for s in example.sequences.values()]
+        longest = float(max(map(len, sequences)))
+        mean = sum(map(len, sequences)) / len(sequences)
+        completion = sum(len(s.completion) for s in sequences) / len(sequences)
+        num_train, num_held_out = len(data.train), len(data.held_out)
+    facts = plan.DataFacts(
+        name=options.dataset,
+        num_train=num_train,
+        num_held_out=num_held_out,
+        mean_tokens=mean,
+        longest_tokens=int(longest),
+        train_tokens=int(mean * 2 * num_train),
+    )
+    return facts, completion
+
+
+def _task_seconds(comparison: RunPlan, facts: plan.DataFacts, model: Any, machine: Machine) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for task in comparison.tasks:
+        number, longest = answers_of(task)
+        if number:
+            seconds[task.name] = costs.generation_seconds(model, machine, num_prompts=number, max_new_tokens=longest)
+        else:
+            seconds[task.name] = costs.scoring_seconds(
+                model, machine, num_sequences=2 * facts.num_held_out, mean_row_tokens=facts.mean_tokens
+            )
+    return seconds

@@ -1,0 +1,329 @@
+"""The grid: every method at every seed and the untrained model, trained and evaluated where that is still to do."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils.dataclasses import GradientAccumulationPlugin, InitProcessGroupKwargs
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks.comparison.comparison import RunPlan, planned
+from benchmarks.planning import plan
+from benchmarks.ranking.tables import build
+from benchmarks.reporting.forms import write
+from benchmarks.reporting.terminal import terminal_tables
+from benchmarks.results import declared_runs
+from benchmarks.tasks import Subject, Task, TaskSkipped
+from benchmarks.tuning import naming
+from experiments.data.tokens import Example
+from experiments.experiment import Experiment, Precision, Training
+from experiments.manifest import write_json
+from experiments.models.forward import Policy, Scored
+from experiments.models.loading import load_model, weights_hash
+from experiments.runs.cell import Cell, register_untrained, train, trained
+from experiments.tracking import RunLogger, Status, Tracker, default_uri
+from experiments.training.reference_store import ReferenceStore
+from methods.protocols import Method
+from methods.types import Role
+
+UNTRAINED = Training(steps=1, lora_rank=None)  # of the untrained model, whose address no budget changes
+# Methods that another trainer trains, for calibration: the module whose `train` does it
+TRAINERS = {"trl_dpo": "experiments.runs.trl_baseline"}
+
+
+def run(comparison: RunPlan, console: Console, kind: type[Grid] | None = None) -> list[Cell]:
+    """Show the plan, refuse what cannot fit (ValueError), do what is missing, rank what is there; all the cells."""
+    grid = (kind or Grid)(comparison, accelerator(), console)
+    cells = grid.cells()
+    statuses = [(cell.experiment.name, cell.experiment.seed, grid.status(cell)) for cell in cells]
+    whole = planned(comparison, statuses)
+    if grid.here and not whole.verdict.fits:
+        raise ValueError(whole.verdict.sentence)
+    if grid.main:
+        console.print(plan.render(whole))
+        assert comparison.data is not None
+        console.print(comparison.data.report.summary(), style="dim", markup=False)
+    grid.run(cells)
+    return cells
+
+
+def accelerator() -> Accelerator:
+    """What a launcher set up, but for what would change a result without changing its address: float32, every step."""
+    # The main process evaluates while the others wait, for longer than the ten minutes that NCCL would
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    whole = GradientAccumulationPlugin(num_steps=1)
+    made = Accelerator(mixed_precision="no", gradient_accumulation_plugin=whole, kwargs_handlers=[patience])
+    # Of `accelerate launch --use_fsdp`: the first process reads the weights, and accelerate sends them to the others.
+    # Here each process keeps its shard of what it has read itself
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    return made
+
+
+class Grid:
+    """Everything that the cells of one comparison share."""
+
+    here = True  # cells run in this process, so it is this machine that must hold them
+
+    def __init__(self, comparison: RunPlan, accelerator: Accelerator, console: Console) -> None:
+        assert comparison.data is not None
+        assert comparison.tokenizer is not None
+        self.comparison, self.options = comparison, comparison.options
+        self.out: Path = self.options.out
+        self.model, self.data = comparison.model, comparison.data
+        self.accelerator, self.console, self.main = accelerator, console, accelerator.is_main_process
+        self.weights = weights_hash(self.model.folder)
+        self.store = ReferenceStore(self.out / "reference", weights=self.weights)
+
+    def cells(self) -> list[Cell]:
+        """The untrained model, then every method at every seed."""
+        methods = self.comparison.methods.items()
+        return [
+            self._cell("base", None, None),
+            *(self._cell(name, method, seed) for seed in self.comparison.seeds for name, method in methods),
+        ]
+
+    def status(self, cell: Cell) -> str:
+        """What the plan says of a cell: finished, to be evaluated (its training is finished), or to run."""
+        if not cell.finished:
+            return "to run"
+        done = all(_results_of(cell, task).is_file() for task in self.comparison.tasks)
+        return plan.FINISHED if done else plan.TRAINED
+
+    def run(self, cells: list[Cell]) -> None:
+        """Train and evaluate what is missing, then build the leaderboard and the report."""
+        tracker = None
+        if self.main and self.options.tracking_uri != "none":
+            self.out.mkdir(parents=True, exist_ok=True)
+            tracker = Tracker(self.options.tracking_uri or default_uri(self.out))
+        settings = {
+            "cells": [cell.experiment.id for cell in cells],
+            "tasks": [dataclasses.asdict(task) for task in self.comparison.tasks],  # type: ignore[call-overload]
+        }
+        if self.main:
+            measured = [c.experiment.id for c in cells if any((c.folder / "evaluations").glob("*.json"))]
+            declared_runs.declare(self.out, [cell.experiment.id for cell in cells], measured)
+        parent = tracker.comparison(" vs ".join(self.comparison.methods), settings) if tracker else ""
+
+        def log_of(cell: Cell) -> RunLogger | None:
+            return tracker.run(cell.experiment.id, parent, cell.experiment.spec) if tracker else None
+
+        try:
+            with self._progress() as progress:
+                self.run_cells(cells, log_of, progress)
+        except BaseException as error:
+            _ended(error, lambda status: tracker.finish(parent, status) if tracker else None)
+            raise
+        if self.main:
+            self._rank(tracker, parent)
+
+    def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLogger | None], progress: Progress) -> None:
+        """One after the other, in this process."""
+        overall = progress.add_task("cells", total=len(cells))
+        self.store.progress = self._reference_bar(progress)
+        for cell in cells:
+            bar = progress.add_task(title(cell), total=None)
+            self.run_cell(cell, log_of(cell), functools.partial(_show, progress, bar))
+            progress.remove_task(bar)
+            progress.advance(overall)
+
+    def _reference_bar(self, progress: Progress) -> Callable[[int, int], None]:
+        bar = progress.add_task("reference log-probs", total=None, visible=False)
+
+        def show(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total, visible=done < total)
+
+        return show
+
+    def run_cell(self, cell: Cell, log: RunLogger | None, show: Any) -> None:
+        """Train and evaluate one cell where that is still to do; every process of a distributed run calls it."""
+        with self._alone(cell):
+            self._run_cell(cell, log, show)
+
+    def _run_cell(self, cell: Cell, log: RunLogger | None, show: Any) -> None:
+        policy: Policy | None = None
+        try:
+            if cell.experiment.method is None:
+                if self.main:
+                    register_untrained(cell)
+            elif not cell.finished:
+                stored = self._reference_logps if cell.experiment.method.needs("reference") else {}
+                cell = dataclasses.replace(cell, stored=stored)
+                policy = _trainer(cell)(cell, accelerator=self.accelerator, log=log, progress=show)
+                if self.main and (study := self.comparison.studies.get(cell.experiment.name)):
+                    write_json(cell.folder / naming.FILE, naming.about(study))
+            if self.main:
+                results = self.evaluate(cell, policy, show)
+                if log is not None:
+                    record(cell, log, results)
+        except BaseException as error:
+            if log is not None:
+                _ended(error, log.finish)
+            raise
+        self.accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def _alone(self, cell: Cell) -> Iterator[None]:
+        """Of several commands that share an output folder, one runs a cell, and the others wait and find it done."""
+        with contextlib.ExitStack() as held:
+            if self.main:
+                cell.folder.parent.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(f"{cell.folder}.lock")
+                try:
+                    held.enter_context(lock.acquire(timeout=0))
+                except Timeout:
+                    self.console.print(f"waiting for another command that runs {title(cell)}", style="dim")
+                    held.enter_context(lock.acquire())
+            self.accelerator.wait_for_everyone()
+            yield
+
+    def evaluate(self, cell: Cell, policy: Policy | None, show: Any) -> dict[str, dict[str, float]]:
+        """The metrics of every task, from disk where they are."""
+        results = {}
+        for task in self.comparison.tasks:
+            path = _results_of(cell, task)
+            if not path.is_file():
+                policy = policy or trained(cell, self.accelerator.device)
+                try:
+                    self._evaluate(cell, task, policy, path, show)
+                except TaskSkipped as reason:
+                    self.console.print(f"{task.name} skipped: {reason}", style="yellow", markup=False)
+                    continue
+            results[task.name] = json.loads(path.read_text())["metrics"]
+        return results
+
+    def _evaluate(self, cell: Cell, task: Task, policy: Policy, path: Path, show: Any) -> None:
+        began = time.monotonic()
+        method = cell.experiment.method
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert self.comparison.tokenizer is not None
+        subject = Subject(
+            policy=policy,
+            tokenizer=self.comparison.tokenizer,
+            held_out=self.data.held_out,
+            reference=self._held_out_logps,
+            uses_reference=method is not None and "reference" in method.objective.needs,
+            folder=path.parent,
+            progress=show,
+            method=method,
+            untrained=lambda: Policy(load_model(self.model)).to(self.accelerator.device),
+        )
+        result = dataclasses.asdict(task.evaluate(subject))
+        about = {
+            "task": task.name,
+            "primary": task.primary,
+            "revision": task.revision,
+            "settings": dataclasses.asdict(task),  # type: ignore[call-overload]
+            "trained_on": self._share_trained_on(subject.asked),
+        }
+        write_json(path, about | {"seconds": time.monotonic() - began} | result)
+
+    def _share_trained_on(self, asked: set[str]) -> float:
+        known = {example.asked_id for example in self.data.train}
+        return sum(prompt[:16] in known for prompt in asked) / max(1, len(asked))
+
+    def _cell(self, name: str, method: Method | None, seed: int | None) -> Cell:
+        experiment = Experiment(
+            name=name,
+            method=method,
+            seed=seed,
+            training=self.comparison.training if method else UNTRAINED,
+            model={"name": self.model.name, "weights": self.weights},
+            data={
+                "name": self.data.name,
+                "tokens": self.data.digest,
+                "num_train": len(self.data.train),
+                "num_held_out": len(self.data.held_out),
+                "max_length": self.options.max_length,
+            },
+        )
+        return Cell(
+            experiment=experiment,
+            folder=self.out / "runs" / experiment.id,
+            model=self.model,
+            data=self.data,
+            stored={},
+            checkpoint_every=self.options.checkpoint_every,
+        )
+
+    @functools.cached_property
+    def _reference_logps(self) -> dict[int, Scored]:
+        """By row number, for every role that a method of this comparison reads beside its reference."""
+        reading = [method for method in self.comparison.methods.values() if method.needs("reference")]
+        roles = tuple(
+            dict.fromkeys(role for method in reading for role in method.offline_reads if role in method.forwards)
+        )
+        with self.accelerator.main_process_first():
+            scored = self._stored(self.data.train, roles, self.comparison.training.precision)
+        return {example.row: entry for example, entry in zip(self.data.train, scored, strict=True)}
+
+    @functools.cached_property
+    def _held_out_logps(self) -> list[Scored]:
+        return self._stored(self.data.held_out, ("chosen", "rejected"))
+
+    def _stored(
+        self, examples: tuple[Example, ...], roles: tuple[Role, ...], precision: Precision = "float32"
+    ) -> list[Scored]:
+        policy = Policy(load_model(self.model)).to(self.accelerator.device)
+        return self.store.logps(policy, examples, roles, precision=precision)
+
+    def _rank(self, tracker: Tracker | None, parent: str) -> None:
+        board = build(self.out)
+        paths = write(board, self.out)
+        if tracker:
+            tracker.finish(parent, artifacts=tuple(paths))
+        for table in board.tables:
+            if table.data["tokens"] == self.data.digest and table.model["weights"] == self.weights:
+                console = Console()
+                console.print(*terminal_tables(table, console))
+
+    def _progress(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        return Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.main)
+
+
+def _ended(error: BaseException, finish: Callable[[Status], None]) -> None:
+    """Tell the tracking store what became of a run; the error itself matters more than that."""
+    with contextlib.suppress(Exception):
+        finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+
+
+def _show(progress: Progress, bar: Any, done: int, total: int) -> None:
+    progress.update(bar, completed=done, total=total)
+
+
+def _trainer(cell: Cell) -> Callable[..., Policy]:
+    other = TRAINERS.get(naming.plain(cell.experiment.name))
+    return train if other is None else importlib.import_module(other).train
+
+
+def title(cell: Cell) -> str:
+    """`ganpo_dpo (seed 1)`."""
+    return f"{cell.experiment.name} ({'untrained' if cell.experiment.seed is None else f'seed {cell.experiment.seed}'})"
+
+
+def record(cell: Cell, log: RunLogger, results: dict[str, dict[str, float]]) -> None:
+    log.catch_up(cell.folder / "metrics.jsonl")
+    for name, metrics in results.items():
+        log.evaluation(name, metrics, sorted((cell.folder / "evaluations").glob(f"{name}-*.json*")))
+    log.manifest(json.loads((cell.folder / "manifest.json").read_text()))
+    log.finish()
+
+
+def _results_of(cell: Cell, task: Task) -> Path:
+    settings = dataclasses.asdict(task)  # type: ignore[call-overload]
+    said = json.dumps([task.name, task.revision, settings], sort_keys=True)
+    return cell.folder / "evaluations" / f"{task.name}-{hashlib.sha256(said.encode()).hexdigest()[:12]}.json"

@@ -1,0 +1,1 @@
+"""What a comparison will cost: steps, tokens, time and memory on this machine."""

@@ -1,0 +1,1 @@
+"""A leaderboard as data: rows, columns, ranks, and how a row is named."""

@@ -1,0 +1,1 @@
+"""Finished runs, read from disk, and what is known about them."""

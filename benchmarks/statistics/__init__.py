@@ -1,0 +1,1 @@
+"""Intervals, tests, ratings, correlations and length control."""

@@ -1,0 +1,104 @@
+"""`dpo@tuned`: a method with the best hyperparameters of a search, trained anew on seeds that the search never saw."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.models.weights import given_folder, identify
+from experiments.studies.record import StudyRecord, read_studies
+from registry.datasets import DATASETS
+
+SUFFIX = "@tuned"
+FILE = "tuning.json"  # of a tuned run's folder: what the search was, with its budget and trace
+
+
+def plain(name: str) -> str:
+    """`dpo` of `dpo@tuned`. KeyError for anything else behind an @."""
+    method, at, rest = name.partition("@")
+    if at and rest != "tuned":
+        raise KeyError(f"no method {name!r}; did you mean {method}{SUFFIX}?")
+    return method
+
+
+def is_tuned(name: str) -> bool:
+    return plain(name) != name
+
+
+def find(name: str, options: argparse.Namespace, seeds: Iterable[int]) -> StudyRecord:
+    """The study that `name` takes its hyperparameters from: of the same method, model, adaptation and data set.
+
+    Of several, the one with most finished trials; of these one that is not its random arm, and the latest. ValueError
+    where there is none, with the command that makes one, and for a seed that chose the hyperparameters.
+    """
+    folder, dataset = given_folder(options.model), str(options.dataset)
+    model = folder.resolve().name if folder else identify(str(options.model))[0]
+    dataset = dataset if dataset in DATASETS else Path(dataset).name.partition(".")[0]
+    adaptation = "full" if options.full else f"lora-{options.lora}"
+    studies = [
+        study
+        for study in read_studies(options.out / "studies")
+        if study.method == plain(name)
+        and study.best is not None
+        and (study.facts["model"]["name"], study.facts["data"]["name"]) == (model, dataset)
+        and study.facts["model"]["adaptation"] == adaptation
+    ]
+    if not studies:
+        raise ValueError(
+            f"{name}: no search of {plain(name)} ({adaptation}) on {model} and {dataset} below {options.out}; run"
+            f" `python -m benchmarks.search --methods {plain(name)}` with the same model, data and --out first"
+        )
+    study = max(studies, key=lambda study: (len(study.finished), study.sampler != "random", study.started))
+    if stale := sorted(set(seeds) & set(study.facts["seeds"])):
+        raise ValueError(
+            f"seed {', '.join(map(str, stale))} chose the hyperparameters of {name}, whose best trial is the luckiest"
+            " of many there; give --seeds that the search did not use"
+        )
+    return study
+
+
+def hyperparameters(study: StudyRecord) -> dict[str, Any]:
+    """All of the best trial's, those that the search left alone too."""
+    assert study.best is not None
+    return dict(study.best.facts["hyperparameters"])
+
+
+def about(study: StudyRecord) -> dict[str, Any]:
+    """What stands beside a tuned row: the study, its budget and how its best trial came about."""
+    best = study.best
+    assert best is not None
+    return {
+        "study": study.name,
+        "sampler": study.sampler,
+        "budget": study.budget,
+        "num_trials": len(study.finished),
+        "seconds": study.seconds,
+        "metrics": list(study.metrics),
+        "directions": list(study.directions),
+        "seeds": list(study.facts["seeds"]),
+        "trial": best.index,
+        "params": dict(best.params),
+        "trace": [list(point) for point in study.trace],
+    }
+
+
+def notes(tunings: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Sentences for under a table, by its rows' names: budget, and each trial that was the best so far."""
+    if not tunings:
+        return ()
+    budgets = sorted({str(tuning["budget"]) for tuning in tunings.values()})
+    general = (
+        f"Tuned rows: each method was searched for {', '.join(budgets)} on the dev split, and trained anew on other"
+        " seeds. They are ranked among themselves, apart from rows at default hyperparameters."
+    )
+    return (general, *(f"{name}: {_sentence(tuning)}" for name, tuning in tunings.items()))
+
+
+def _sentence(tuning: Mapping[str, Any]) -> str:
+    steps: Sequence[Sequence[float]] = tuning["trace"]
+    trace = ", ".join(f"{value:.4g} (trial {index:.0f})" for index, value in steps)
+    params = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in tuning["params"].items())
+    spent = f"{tuning['num_trials']} trials with {tuning['sampler']}, {tuning['seconds'] / 60:.1f} minutes"
+    return f"{spent}; best {tuning['metrics'][0]} so far: {trace}; chosen: {params}."

@@ -1,0 +1,82 @@
+"""A model to start from that another run has trained: its adapter is merged first.
+
+Training then adds a new adapter, so that "adapter off" is the model that this stage started from: the right reference.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from experiments.manifest import write_json
+from experiments.models.loading import load_model, load_tokenizer, quiet_transformers, weights_hash
+from experiments.models.weights import ResolvedModel
+from registry.assets import file_sha256, locked
+
+MARK = "merged.json"  # {"adapter": sha256 of what was merged, "model": sha256 of what it was merged into}
+
+
+def staged_model(run: Path, base: ResolvedModel) -> ResolvedModel:
+    """What the finished run in the folder `run` trained from `base`, as a model without an adapter.
+
+    Merged once into `run/merged`. Raises ValueError for a folder that is no finished run, one that trained nothing, or
+    one that started from other weights than `base`.
+    """
+    spec, manifest = (_read(run / name) for name in ("spec.json", "manifest.json"))
+    if manifest.get("status") != "finished":
+        raise ValueError(
+            f"{run} is no finished run (--init-from takes a folder OUT/runs/ID with a manifest); finish it"
+        )
+    if not (run / "policy").is_dir():
+        raise ValueError(f"{run} trained nothing (it is the row {spec.get('method')!r}); give the run of a method")
+    weights = weights_hash(base.folder)
+    if spec["model"]["weights"] != weights:
+        raise ValueError(
+            f"{run} started from {spec['model']['name']} with weights {spec['model']['weights'][:12]}…, and this model"
+            f" has {weights[:12]}…; give the same --model"
+        )
+    name = f"{base.name}+{spec['method']}-{run.name[:8]}"
+    if not (run / "policy" / "adapter_config.json").exists():
+        return ResolvedModel(name=name, folder=_with_tokenizer(run / "policy", base), origin="path", preset=base.preset)
+    mark = {"adapter": file_sha256(run / "policy" / "adapter_model.safetensors"), "model": weights}
+    merged = run / "merged"
+    with locked(run / "merged.lock"):
+        if _read(merged / MARK) != mark:
+            _merge(run, base, merged, mark)
+    return ResolvedModel(name=name, folder=merged, origin="path", preset=base.preset)
+
+
+def _merge(run: Path, base: ResolvedModel, merged: Path, mark: dict[str, str]) -> None:
+    import peft
+
+    library: Any = peft  # its loaders have no types
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers is about to rename
+        adapted = library.PeftModel.from_pretrained(load_model(base), run / "policy")
+    with tempfile.TemporaryDirectory(dir=run, prefix=".merged-") as temporary, quiet_transformers():
+        work = Path(temporary, "merged")
+        adapted.merge_and_unload().save_pretrained(work)
+        load_tokenizer(base).save_pretrained(work)
+        write_json(work / MARK, mark)
+        if merged.exists():
+            shutil.rmtree(merged)
+        work.rename(merged)
+
+
+def _with_tokenizer(folder: Path, base: ResolvedModel) -> Path:
+    if not (folder / "tokenizer_config.json").exists():
+        with quiet_transformers():
+            load_tokenizer(base).save_pretrained(folder)
+    return folder
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content

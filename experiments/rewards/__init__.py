@@ -1,0 +1,1 @@
+"""What scores samples: verifiers' rewards, reward models and their fitting, rounds of both."""

@@ -1,0 +1,1 @@
+"""One cell of a comparison from its specification to trained weights."""

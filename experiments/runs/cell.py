@@ -1,0 +1,196 @@
+"""One cell of a comparison, from its settings to trained weights: run once, resumed where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from experiments.data.tokens import TokenizedData
+from experiments.experiment import Experiment
+from experiments.manifest import cost, environment, now, reset_peak_memory, write_json
+from experiments.models import sharding
+from experiments.models.forward import Policy, Scored
+from experiments.models.loading import load_model, quiet_transformers
+from experiments.rewards.rollouts import RolloutSource
+from experiments.runs import assembly
+from experiments.tracking import RunLogger, read_steps
+from experiments.training import checkpoint, kept_networks
+from experiments.training.trainer import Trainer
+
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Where an experiment lives and what it starts from; `model` is a name or folder that `load_model` takes."""
+
+    experiment: Experiment
+    folder: Path
+    model: Any
+    data: TokenizedData
+    stored: Mapping[int, Scored]
+    checkpoint_every: int | None = None  # steps; None: about once a minute
+
+    @property
+    def finished(self) -> bool:
+        manifest = self.folder / "manifest.json"
+        return manifest.is_file() and json.loads(manifest.read_text()).get("status") == "finished"
+
+
+def begin(model: Any, experiment: Experiment) -> Policy:
+    """The policy before its first step."""
+    return Policy(load_model(model), lora_rank=experiment.training.lora_rank, seed=experiment.seed or 0)
+
+
+def trained(cell: Cell, device: torch.device) -> Policy:
+    """The policy of a finished cell, or the untrained model of the row `base`."""
+    if cell.experiment.method is None:
+        return Policy(load_model(cell.model)).to(device)
+    if cell.experiment.training.lora_rank is None:
+        return Policy(load_model(cell.folder / "policy")).to(device)
+    import peft
+
+    policy = begin(cell.model, cell.experiment)
+    peft.set_peft_model_state_dict(policy.model, load_file(cell.folder / "policy" / "adapter_model.safetensors"))
+    return policy.to(device)
+
+
+def register_untrained(cell: Cell) -> None:
+    """The row `base`: nothing to train, only its facts."""
+    if not cell.finished:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        write_json(cell.folder / "spec.json", cell.experiment.spec)
+        facts = {"status": "finished", "started": now(), "data_report": cell.data.report.as_dict(), **environment()}
+        write_json(cell.folder / "manifest.json", facts)
+
+
+def train(
+    cell: Cell,
+    *,
+    accelerator: Accelerator,
+    log: RunLogger | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    watch: Callable[[int, Policy], None] = lambda step, policy: None,
+) -> Policy:
+    """Train the cell to its end, from its last checkpoint if it has one. Raises NonFiniteError, ValueError.
+
+    `watch(step, policy)` may look at the policy after a step and end the training by an exception of its own.
+    """
+    experiment, training, main = cell.experiment, cell.experiment.training, accelerator.is_main_process
+    assert experiment.method is not None
+    assert experiment.method.lr is not None
+    assert experiment.seed is not None
+    training.check(experiment.name, experiment.method)
+    reset_peak_memory()
+    sharded = sharding.is_asked_for() and accelerator.num_processes > 1
+    if sharded and experiment.method.on_policy:
+        raise ValueError(f"{experiment.name} samples from its policy, which no process of FSDP has whole: use DDP")
+    source = assembly.source_of(experiment, cell.model, cell.data, kept=cell.folder / "players")
+    policy = begin(cell.model, experiment)
+    reference = assembly.reference_of(experiment, cell.model)
+    discriminators = cell.folder.parent.parent / "discriminators"
+    for model in (policy, reference):
+        if model is not None:
+            model.to(accelerator.device)
+    nets = assembly.nets_of(experiment, cell.model, cell.data, policy, reference, folder=discriminators)
+    if training.gradient_checkpointing:
+        policy.checkpoint_activations()
+    trainer = Trainer(
+        experiment.method,
+        policy,
+        source,
+        training,
+        seed=experiment.seed,
+        lr=experiment.method.lr,
+        stored=cell.stored,
+        reference=reference,
+        accelerator=sharding.Sharding(accelerator) if sharded else accelerator,
+        trouble=cell.folder / "bad_batch.safetensors",
+        scorers=nets,
+    )
+    saved = checkpoint.latest(cell.folder / "checkpoint")
+    if saved is not None:
+        trainer.load(*saved)
+    history = cell.folder / "metrics.jsonl"
+    facts = {
+        "started": now(),
+        "num_trainable": sum(p.numel() for p in policy.parameters() if p.requires_grad),
+        "num_processes": accelerator.num_processes,
+        "num_shards": accelerator.num_processes if sharded else 1,
+        "data_report": cell.data.report.as_dict(),
+        **environment(),
+    }
+    if marks := assembly.fixed(experiment.method, nets):
+        facts["discriminators"] = marks
+    if main:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        write_json(cell.folder / "spec.json", experiment.spec)
+        write_json(cell.folder / "manifest.json", {"status": "running", **facts})
+        _truncate(history, trainer.step_number)
+    last_saved = time.monotonic()
+
+    def save_if_due() -> None:
+        nonlocal last_saved
+        if main and cell.checkpoint_every is None and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
+            checkpoint.save(cell.folder / "checkpoint", trainer.state(), trainer.step_number)
+            last_saved = time.monotonic()
+
+    if isinstance(source, RolloutSource):
+        source.on_work = save_if_due
+    while trainer.step_number < training.steps:
+        began = time.monotonic()
+        try:
+            metrics = trainer.step()
+        except (ValueError, RuntimeError):
+            if main:
+                write_json(cell.folder / "manifest.json", {"status": "failed", **facts})
+            raise
+        step = trainer.step_number
+        row = {"step": step, **metrics, "seconds": time.monotonic() - began}
+        due = step % cell.checkpoint_every == 0 if cell.checkpoint_every else began - last_saved > CHECKPOINT_SECONDS
+        if main:
+            with history.open("a") as lines:
+                lines.write(json.dumps(row) + "\n")
+        if (sharding.agreed(due) if sharded else due) and step < training.steps:
+            state = trainer.state()  # of a sharded policy all processes must ask
+            last_saved = time.monotonic()
+            if main:
+                checkpoint.save(cell.folder / "checkpoint", state, step)
+                if log is not None:  # what MLflow holds is never ahead of what a resume starts from
+                    log.catch_up(history)
+        progress(step, training.steps)
+        watch(step, policy)
+    if assembly.fixed(experiment.method, nets) != marks:
+        raise RuntimeError(f"a discriminator that {experiment.name} holds fixed has moved")
+    weights = sharding.whole_state(policy.model, keep=main) if sharded else None
+    if main:
+        with quiet_transformers():
+            policy.model.save_pretrained(cell.folder / "policy", state_dict=weights)
+        kept_networks.save(cell.folder / "players", trainer.players)
+        steps = list(read_steps(history))
+        spent = cost(
+            wall_seconds=sum(row["seconds"] for row in steps), num_tokens=int(sum(row["tokens"] for row in steps))
+        )
+        write_json(cell.folder / "manifest.json", {"status": "finished", **facts, **spent})
+        checkpoint.discard(cell.folder / "checkpoint")
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    # one process cannot run what lies in shards
+    return trained(cell, accelerator.device) if sharded and main else policy.eval()
+
+
+def _truncate(history: Path, step: int) -> None:
+    """Forget the steps after the checkpoint that the run continues from, and a torn last line."""
+    kept = [row for row in read_steps(history) if row["step"] <= step]
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    temporary = history.with_suffix(".part")
+    temporary.write_text(text)
+    temporary.replace(history)

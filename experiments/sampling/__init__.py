@@ -1,0 +1,1 @@
+"""Generation: the project's own loop and its key-value cache."""

@@ -1,0 +1,1 @@
+"""One Optuna study: its design, its attempts, its record."""

@@ -1,0 +1,1 @@
+"""Constraints that a program can check in a response."""

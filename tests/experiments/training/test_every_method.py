@@ -1,0 +1,55 @@
+"""What every registered method keeps to: who moves, what is logged, and that an interruption changes no bit.
+
+Methods whose networks read text are held to the same in test_rounds.py.
+"""
+
+import math
+
+import pytest
+import torch
+
+from experiments.training import checkpoint
+from methods import METHODS
+from methods.protocols import Critic
+from tests.experiments.training.toy_rows import READERS, assert_same_bits, trainer
+
+FREE = ["ipo+latent", "kto+latent", "simpo+nll+latent", "grpo+latent", "raft+nll", "ppo+nll"]
+NAMES = [*(name for name in METHODS if name not in READERS), *FREE]
+ALWAYS = {"loss", "grad_norm", "lr", "tokens"}
+SAMPLED = {f"rollout/{key}" for key in ("reward", "length", "finished", "tokens", "seconds", "tokens_per_second")}
+FAST = {"ppo": {"ppo.critic_lr": 1e-2}, "ganpo_dpo_code": {"latent.update_every": 2}}
+
+
+def build(name):
+    """Rollouts serve two updates each, so that the second step is in the middle of one and the third begins another."""
+    on_policy = METHODS[name.split("+")[0]].spec.on_policy
+    return trainer(name, FAST.get(name, {}) | ({"sampling.epochs": 2} if on_policy else {}), micro=2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_moves_what_learns_and_only_that_logs_and_resumes_to_the_bit(name, tmp_path):
+    run = build(name)
+    weights = {n: p.detach().clone() for n, p in run.policy.named_parameters()}
+    nets = {p.spec.name: [q.detach().clone() for q in p.net.parameters()] for p in run.players if p.net is not None}
+    logs = [run.step()]
+    checkpoint.save(tmp_path, run.state(), 1)
+    logs += [run.step(), run.step()]
+    for log in logs:
+        assert all(map(math.isfinite, log.values()))
+        assert log.keys() >= ALWAYS | {f"{run.method.objective.name}/loss"}
+        assert log.keys() >= (SAMPLED if run.method.on_policy else set())
+    for parameter_name, parameter in run.policy.named_parameters():
+        moved = not torch.equal(weights[parameter_name], parameter)
+        assert moved <= parameter.requires_grad, parameter_name
+        assert parameter.requires_grad or parameter.grad is None
+    assert any(not torch.equal(weights[n], p) for n, p in run.policy.named_parameters())
+    for player in run.players:
+        if player.net is not None:
+            now = player.net.parameters()
+            moved = any(not torch.equal(a, b) for a, b in zip(nets[player.spec.name], now, strict=True))
+            assert moved is (isinstance(player.spec, Critic) or player.spec.learns)
+    resumed = build(name)
+    resumed.load(*checkpoint.latest(tmp_path))
+    resumed.step()
+    resumed.step()
+    assert_same_bits(run, resumed)
