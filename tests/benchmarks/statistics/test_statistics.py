@@ -1,7 +1,5 @@
 """Simulations with known truth: an interval that claims 95 % is held to it, and wrong bootstraps must be caught."""
 
-import os
-
 import numpy as np
 import pytest
 
@@ -29,7 +27,6 @@ from tests.benchmarks.statistics.simulated_experiments import (
 )
 
 GRID = [(num_seeds, seed_sd) for num_seeds in (3, 5, 10) for seed_sd in (0, 0.02, 0.06)]
-slow = pytest.mark.skipif("ADVALIGN_SLOW" not in os.environ, reason="minutes; set ADVALIGN_SLOW=1")
 
 
 def ours(rng, a, b, **settings):
@@ -81,7 +78,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(num_seeds, seed_sd):
     assert honest(coverage(ours(rng, *experiments(rng, 2000, num_seeds, seed_sd, effect=0.05)), truth=0.05))
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.parametrize("paired_seeds", [False, True])
 @pytest.mark.parametrize("taste", [0, 0.16])
 @pytest.mark.parametrize(("num_seeds", "seed_sd"), GRID)

@@ -21,7 +21,7 @@ from tests import ROOT
 
 SPACE = {"lr": FloatDistribution(1e-7, 1e-3, log=True), "weight": FloatDistribution(0.01, 10, log=True)}
 DEFAULT = {"lr": 5e-7, "weight": 1.0}
-slow = pytest.mark.skipif("ADVALIGN_SLOW" not in os.environ, reason="minutes; set ADVALIGN_SLOW=1")
+
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -271,7 +271,7 @@ def test_the_default_sampler_beats_random_search_at_16_trials():
     assert statistics.median(found) > statistics.median(drawn)
 
 
-@slow  # a Gaussian process is fitted 800 times: about 70 s on one core
+@pytest.mark.slow  # a Gaussian process is fitted 800 times: about 70 s on one core
 def test_the_default_sampler_beats_random_search_at_40_trials_in_the_median_of_20():
     found, drawn = ([best_of(name, seed, 40) for seed in range(20)] for name in ("gp", "random"))
     assert statistics.median(found) > statistics.median(drawn)
