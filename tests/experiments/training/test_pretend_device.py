@@ -89,7 +89,7 @@ def cases():
             yield pytest.param(name, rank, id=f"{name}-{kind}", marks=marks)
 
 
-@pytest.mark.parametrize(("name", "rank"), cases())
+@pytest.mark.parametrize(("name", "rank"), [*cases()])
 def test_a_method_trains_is_interrupted_and_resumes(name, rank, made, accelerator, tmp_path):
     (models, data), (accelerate, _device) = made, accelerator
     reference = Policy(load_model(models["policy"])).to(CUDA)
