@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.comparison.options import Parser
+from benchmarks.options import Parser
 from benchmarks.statistics.annotations import Annotation, read_annotations, read_difficulty
 from benchmarks.statistics.bootstrap import resample_counts
 from benchmarks.statistics.length_control import Judgements, LengthControl, length_control

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.comparison.options import Parser
+from benchmarks.options import Parser
 from benchmarks.ranking.tables import build
 from benchmarks.reporting.forms import export_tables, write
 from benchmarks.reporting.terminal import terminal_tables

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.comparison.options import Parser
 from benchmarks.constraint_prompts.rows import Sample, build_row, family_rates
 from benchmarks.constraint_prompts.schedule import Planned, plan
+from benchmarks.options import Parser
 from benchmarks.run import guarded
 from experiments.manifest import package_versions, write_atomically, write_json
 from registry.models import DEFAULT_MODEL

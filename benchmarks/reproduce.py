@@ -10,13 +10,14 @@ were measured by other judges on other machines, and only whether one row is abo
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from benchmarks.comparison.options import Parser
+from benchmarks.comparison.config import ComparisonConfig
+from benchmarks.options import Parser, config_of, parser, words_of
 from benchmarks.presets import PRESETS, Arm, Preset, Scale, ScaleName
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.presets.verdicts import Reproduction
     from experiments.runs.cell import Cell
 
-Commands = Mapping[tuple[str, ...], Sequence[str]]  # by the labels of the arms that run together
+Configs = Mapping[tuple[str, ...], ComparisonConfig]  # by the labels of the arms that run together
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,60 +50,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     from benchmarks.run import guarded
 
-    return guarded(lambda: _reproduce(options, further, console))
+    def command() -> int:
+        preset = PRESETS[options.name]
+        return _reproduce(preset, options.scale, options.out, further, console, dry_run=options.dry_run)
+
+    return guarded(command)
 
 
-def _reproduce(options: argparse.Namespace, further: Sequence[str], console: rich.console.Console) -> int:
+def _reproduce(
+    preset: Preset, scale: ScaleName, out: Path, further: Sequence[str], console: rich.console.Console, *, dry_run: bool
+) -> int:
     from benchmarks.presets.verdicts import as_json, read
 
-    preset = PRESETS[options.name]
-    scale = preset.scales[options.scale]
-    folder = options.out / "reproduce" / options.scale
-    commands = {
-        tuple(arm.label for arm in stage): [*command_of(stage, scale, folder), *further] for stage in preset.stages
+    folder = out / "reproduce" / scale
+    configs = {
+        tuple(arm.label for arm in stage): config_for(stage, preset.scales[scale], folder, further)
+        for stage in preset.stages
     }
-    if options.dry_run:
-        status = _plans(preset, commands, console)
-        found = read(preset, options.scale, folder, {})
+    if dry_run:
+        status = _plans(preset, configs, console)
+        found = read(preset, scale, folder, {})
     else:
-        status, found = 0, read(preset, options.scale, folder, _run(preset, commands, console))
+        status, found = 0, read(preset, scale, folder, _run(preset, configs, console))
     for table in tables(found):
         console.print(table)
-    if not options.dry_run:
+    if not dry_run:
         from experiments.manifest import write_json
 
         write_json(folder / f"{preset.name}.json", as_json(found))
     return status
 
 
-def _plans(preset: Preset, commands: Commands, console: rich.console.Console) -> int:
-    """The plan of each command; the worst status of them."""
-    from benchmarks import run
+def _plans(preset: Preset, configs: Configs, console: rich.console.Console) -> int:
+    """The plan of each comparison; the worst status of them."""
+    from rich.console import Console
+
+    from benchmarks.run import dry_run
 
     worst = 0
-    for labels, command in commands.items():
-        _show([*command, "--dry-run"], console)
+    for labels, config in configs.items():
+        _show([*words_of(config), "--dry-run"], console)
         if preset.arm(labels[0]).after is None:  # the run that it starts from may not exist yet
-            worst = worst or run.main([*command, "--dry-run"])
+            worst = worst or dry_run(config, Console(stderr=True))
     return worst
 
 
-def _run(preset: Preset, commands: Commands, console: rich.console.Console) -> dict[str, list[str]]:
+def _run(preset: Preset, configs: Configs, console: rich.console.Console) -> dict[str, list[str]]:
     """Do what is missing; the ids of each arm's runs."""
     from rich.console import Console
 
-    from benchmarks.comparison.options import parser
-    from benchmarks.run import execute
+    from benchmarks.comparison.execution import execute
 
     finished: dict[str, list[Cell]] = {}
-    for labels, command in commands.items():
+    for labels, config in configs.items():
         after = preset.arm(labels[0]).after
-        starts: list[list[str]] = [[]]
+        starts = [config]
         if after is not None:
-            starts = [["--seeds", str(c.experiment.seed), "--init-from", str(c.folder)] for c in finished[after]]
+            starts = [
+                replace(config, seeds=(cell.experiment.seed or 0,), init_from=str(cell.folder))
+                for cell in finished[after]
+            ]
         for start in starts:
-            _show([*command, *start], console)
-            cells = execute(parser().parse_args([*command, *start]), Console(stderr=True))
+            _show(words_of(start), console)
+            cells = execute(start, Console(stderr=True))
             for label in labels:
                 own = [cell for cell in cells if cell.experiment.name == preset.arm(label).method]
                 finished.setdefault(label, []).extend(own)
@@ -113,8 +123,8 @@ def _show(command: Sequence[str], console: rich.console.Console) -> None:
     console.print(f"python -m benchmarks.run {' '.join(command)}", style="dim", markup=False, highlight=False)
 
 
-def command_of(stage: Sequence[Arm], scale: Scale, out: Path) -> list[str]:
-    """The arguments of `benchmarks.run` for a group of arms that can be run together."""
+def config_for(stage: Sequence[Arm], scale: Scale, out: Path, further: Sequence[str] = ()) -> ComparisonConfig:
+    """The comparison of a group of arms that can be run together; `further` are options of `benchmarks.run`."""
     from methods import resolve
     from registry import flatten
 
@@ -125,7 +135,7 @@ def command_of(stage: Sequence[Arm], scale: Scale, out: Path) -> list[str]:
         known = {"lr", *flatten(resolve(arm.method).spec)}
         settings = {key: value for key, value in scale.settings.items() if key in known} | dict(arm.settings)
         command += [text for key, value in settings.items() for text in ("--set", f"{arm.method}.{key}={value}")]
-    return command
+    return config_of(ComparisonConfig, parser().parse_args([*command, *further]))
 
 
 def tables(found: Reproduction) -> list[rich.table.Table]:

@@ -7,66 +7,48 @@ The same command again continues: what is finished is not run again.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.comparison.options import parser
+from benchmarks.comparison.config import ComparisonConfig
+from benchmarks.options import parser, read_config
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from benchmarks.comparison.comparison import RunPlan
-    from experiments.runs.cell import Cell
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 for a mistake of the user's, told in one line."""
-    options = parser().parse_args(arguments)
+    made = parser()
+    options = made.parse_args(arguments)
 
     def command() -> int:
-        if options.list:
-            from rich.console import Console
+        from rich.console import Console
 
+        if options.list:
             from benchmarks.comparison.listing import listing
 
             Console().print(listing(options.list))
             return 0
-        from rich.console import Console
-
-        from benchmarks.comparison.comparison import settle
-
+        config = read_config(ComparisonConfig, made, arguments)
         console = Console(stderr=True)
         if options.dry_run:
-            return _dry_run(settle(options), console)
-        execute(options, console)
+            return dry_run(config, console)
+        from benchmarks.comparison.execution import execute
+
+        execute(config, console)
         return 0
 
     return guarded(command)
 
 
-def execute(options: argparse.Namespace, console: Console) -> list[Cell]:
-    """Do what is missing of the comparison that `options` ask for, and rank; its cells, all of them finished.
-
-    Raises ValueError, KeyError, OSError or RuntimeError as what went wrong; `guarded` tells a user's mistakes.
-    """
-    from benchmarks.comparison import grid
-    from benchmarks.comparison.comparison import settle
-
-    comparison = settle(options)
-    if options.executor == "ray":
-        from benchmarks.comparison.cluster import ClusterGrid
-
-        return grid.run(comparison, console, ClusterGrid)
-    return grid.run(comparison, console)
-
-
-def _dry_run(comparison: RunPlan, console: Console) -> int:
+def dry_run(config: ComparisonConfig, console: Console) -> int:
     """Show the plan; 2 if it cannot be held here."""
-    from benchmarks.comparison.comparison import planned
+    from benchmarks.comparison.comparison import planned, resolve
     from benchmarks.planning import plan
 
+    comparison = resolve(config, planning=True)
     methods = comparison.methods
     cells = [("base", None, "to run"), *((name, seed, "to run") for seed in comparison.seeds for name in methods)]
     whole = planned(comparison, cells)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison.options import Parser
+from benchmarks.options import Parser
 from benchmarks.planning import costs
 from benchmarks.planning.machine import Machine
 from experiments.experiment import Training

@@ -7,7 +7,6 @@ The same command again continues; `python -m benchmarks.run --methods dpo@tuned,
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -18,8 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.comparison.options import Overrides, search_parser
+from benchmarks.options import read_config, search_parser
 from benchmarks.run import guarded
+from benchmarks.tuning.config import TRIALS, SearchConfig
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -29,19 +29,18 @@ if TYPE_CHECKING:
     from experiments.studies.study import Budget, Design, Outcome, Report, Study
     from methods.protocols import Method
 
-TRIALS = 20
 WORKER = "ADVALIGN_SEARCH_WORKER"  # set for the processes that --workers starts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 for a mistake of the user's, told in one line."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = search_parser().parse_args(words)
-    return guarded(lambda: search(options, words))
+    made = search_parser()
+    options = made.parse_args(arguments)
+    return guarded(lambda: search(read_config(SearchConfig, made, arguments), dry_run=options.dry_run))
 
 
-def search(options: argparse.Namespace, words: Sequence[str]) -> int:
-    """What the command does after its options are read; `words` are what further workers are started with."""
+def search(config: SearchConfig, *, dry_run: bool = False) -> int:
+    """What the command does after its options are read."""
     from rich.console import Console
 
     from benchmarks.tuning import budget as search_plan
@@ -49,24 +48,24 @@ def search(options: argparse.Namespace, words: Sequence[str]) -> int:
 
     helping = WORKER in os.environ
     console = Console(stderr=True, quiet=helping)
-    arms = _arms(options)
-    trials = _trials(options, {arm.name: arm.build({}) for arm in arms})
-    designs = [_design(arm, trials, options) for arm in arms]
-    budgets = [_budget(options, design) for design in designs]
+    arms = _arms(config)
+    trials = _trials(config, {arm.name: arm.build({}) for arm in arms}, tracked=not dry_run)
+    designs = [_design(arm, trials, config.pruner) for arm in arms]
+    budgets = [_budget(config, design) for design in designs]
     if not helping:
         console.print(search_plan.render(designs, budgets, {arm.name: arm.build({}) for arm in arms}, trials))
         console.print(trials.data.report.summary(), style="dim", markup=False)
-    if options.dry_run:
+    if dry_run:
         return 0
     if not helping:
         trials.prepare([arm.build({}) for arm in arms])
-    folder = options.out / "studies"
-    storage = open_storage(options.storage or str(folder / "journal.log"))
+    folder = config.output.folder / "studies"
+    storage = open_storage(config.storage or str(folder / "journal.log"))
     studies = [
         Study(design, storage, budget=budget, folder=folder, run=_runner(arm, design, trials, console))
         for arm, design, budget in zip(arms, designs, budgets, strict=True)
     ]
-    others = [] if helping else _start_workers(options.workers - 1, words)
+    others = [] if helping else _start_workers(config)
     try:
         work(studies)
     finally:
@@ -84,57 +83,59 @@ class Arm:
     name: str
     sampler: str
     space: Mapping[str, BaseDistribution]
-    fixed: Mapping[str, str]
+    fixed: Mapping[str, Any]
     model: str
 
     def build(self, params: Mapping[str, Any]) -> Method:
         """The method with the fixed and the given hyperparameters, every learning rate resolved."""
         from benchmarks.comparison.comparison import method_of
+        from benchmarks.comparison.settings import Settings
 
         values = {f"{self.name}.{key}": value for key, value in (*self.fixed.items(), *params.items())}
-        return method_of(self.name, self.model, Overrides(values))
+        return method_of(self.name, self.model, Settings(values))
 
 
-def _arms(options: argparse.Namespace) -> list[Arm]:
-    from benchmarks.comparison.comparison import unique
+def _arms(config: SearchConfig) -> list[Arm]:
     from benchmarks.comparison.grid import TRAINERS
+    from benchmarks.comparison.settings import Settings
     from benchmarks.tuning.space import Range, space_of
     from experiments.studies.sampler import SAMPLERS
     from methods import resolve
     from registry import nearest
 
-    names, samplers = unique(options.methods), unique(options.sampler)
-    for sampler in samplers:
+    names = config.methods
+    for sampler in config.samplers:
         if sampler not in SAMPLERS:
             raise KeyError(f"no sampler {sampler!r}{nearest(sampler, SAMPLERS)}")
-    overrides = Overrides.parse(options.set, names)
-    ranges = [Range.parse(text, names) for text in options.space]
+    settings = Settings(config.settings)
+    settings.check(names)
+    ranges = [Range.parse(f"{name}={text}", names) for name, text in config.space.items()]
     arms = []
     for name in names:
         if name in TRAINERS:
             raise ValueError(f"{name} is trained by another trainer, as it is given, and cannot be searched")
-        fixed = overrides.for_method(name)
-        for sampler in samplers:
+        fixed = settings.of(name)
+        for sampler in config.samplers:
             given = sampler == "grid"
             space = space_of(name, resolve(name).spec, fixed=tuple(fixed), ranges=ranges, tunables=not given)
-            arms.append(Arm(name, sampler, space, fixed, options.model))
+            arms.append(Arm(name, sampler, space, fixed, config.model))
     return arms
 
 
-def _budget(options: argparse.Namespace, design: Design) -> Budget:
+def _budget(config: SearchConfig, design: Design) -> Budget:
     """What was asked for; a grid has as many trials as points."""
     from experiments.studies.study import Budget
 
     if design.sampler == "grid":
         return Budget(trials=len(design.first))
-    if options.budget_minutes is not None:
-        return Budget(seconds=60 * options.budget_minutes)
-    return Budget(trials=TRIALS if options.trials is None else options.trials)
+    if config.budget_minutes is not None:
+        return Budget(seconds=60 * config.budget_minutes)
+    return Budget(trials=TRIALS if config.trials is None else config.trials)
 
 
-def _trials(options: argparse.Namespace, methods: Mapping[str, Method]) -> Trials:
+def _trials(config: SearchConfig, methods: Mapping[str, Method], *, tracked: bool) -> Trials:
     """Model, tokens, reference store and tracker, once for all studies."""
-    from benchmarks.comparison.comparison import check_roles, data_of, seeds_of, training_of, unique
+    from benchmarks.comparison.comparison import check_roles, data_of, training_of
     from benchmarks.comparison.grid import accelerator
     from benchmarks.tuning.dev_metrics import Constraint, Sampled, known
     from benchmarks.tuning.trials import Trials
@@ -142,51 +143,51 @@ def _trials(options: argparse.Namespace, methods: Mapping[str, Method]) -> Trial
     from experiments.tracking import Tracker, default_uri
     from experiments.training.reference_store import ReferenceStore
 
-    metrics = tuple(known(name) for name in unique(options.metric))
-    constraints = tuple(Constraint.parse(text) for text in options.constraint)
-    seeds = tuple(seeds_of(options.seeds))
-    if options.pruner == "hyperband" and not metrics[0].startswith("dev/"):
+    metrics = tuple(known(name) for name in config.metrics)
+    constraints = tuple(Constraint.parse(text) for text in config.constraints)
+    if config.pruner == "hyperband" and not metrics[0].startswith("dev/"):
         raise ValueError(f"--pruner hyperband measures a trial on its way, which {metrics[0]} does not allow")
-    if options.pruner == "wilcoxon" and len(seeds) < 2:
+    if config.pruner == "wilcoxon" and len(config.seeds) < 2:
         raise ValueError("--pruner wilcoxon compares trials seed by seed; give it --seeds 1000,1001,1002 or more")
-    model = resolve_model(options.model)
+    model = resolve_model(config.model)
     tokenizer = load_tokenizer(model)
-    data = data_of(options, tokenizer, dev_pairs=options.dev_pairs, held_out_pairs=0)
+    data = data_of(config.dataset, config.data, tokenizer, dev_pairs=config.dev_pairs, held_out_pairs=0)
     check_roles(dict(methods), data)
     if not data.dev:
         raise ValueError(f"{data.name} has no dev pairs to measure a trial on; give more data or --dev-pairs")
     weights = weights_hash(model.folder)
     tracker = None
-    if options.tracking_uri != "none" and not options.dry_run:
-        options.out.mkdir(parents=True, exist_ok=True)
-        tracker = Tracker(options.tracking_uri or default_uri(options.out))
+    out = config.output.folder
+    if config.output.tracking_uri != "none" and tracked:
+        out.mkdir(parents=True, exist_ok=True)
+        tracker = Tracker(config.output.tracking_uri or default_uri(out))
     return Trials(
-        out=options.out,
+        out=out,
         model=model,
         weights=weights,
         tokenizer=tokenizer,
         data=data,
-        training=training_of(options, len(data.train), methods),
+        training=training_of(config.training, len(data.train), methods),
         facts={
             "name": data.name,
             "tokens": data.digest,
             "num_train": len(data.train),
             "num_dev": len(data.dev),
-            "max_length": options.max_length,
+            "max_length": config.data.max_length,
         },
-        store=ReferenceStore(options.out / "reference", weights=weights),
+        store=ReferenceStore(out / "reference", weights=weights),
         accelerator=accelerator(),
-        seeds=seeds,
+        seeds=config.seeds,
         metrics=metrics,
         constraints=constraints,
-        pruner=options.pruner,
-        sampled=Sampled(num_prompts=options.num_prompts, max_new_tokens=options.max_new_tokens),
-        checkpoint_every=options.checkpoint_every,
+        pruner=config.pruner,
+        sampled=Sampled(num_prompts=config.num_prompts, max_new_tokens=config.max_new_tokens),
+        checkpoint_every=config.output.checkpoint_every,
         tracker=tracker,
     )
 
 
-def _design(arm: Arm, trials: Trials, options: argparse.Namespace) -> Design:
+def _design(arm: Arm, trials: Trials, pruner: str) -> Design:
     """The study of an arm; arms of one method that differ in their sampler alone share the end of their names' key."""
     from optuna.distributions import CategoricalDistribution, distribution_to_json
 
@@ -209,7 +210,7 @@ def _design(arm: Arm, trials: Trials, options: argparse.Namespace) -> Design:
         "hyperparameters": flat,
         "metrics": list(trials.metrics),
         "constraints": list(map(str, trials.constraints)),
-        "pruner": options.pruner,
+        "pruner": pruner,
         "sampled": dataclasses.asdict(trials.sampled),
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
@@ -221,7 +222,7 @@ def _design(arm: Arm, trials: Trials, options: argparse.Namespace) -> Design:
         metrics=trials.metrics,
         directions=tuple(METRICS[metric] for metric in trials.metrics),
         sampler=arm.sampler,
-        pruner=options.pruner,
+        pruner=pruner,
         facts=facts | {"key": key, "default": default},
     )
 
@@ -246,15 +247,20 @@ def _runner(
     return run
 
 
-def _start_workers(number: int, words: Sequence[str]) -> list[subprocess.Popen[bytes]]:
+def _start_workers(config: SearchConfig) -> list[subprocess.Popen[str]]:
     """Processes that take trials as this one does, and share its cores."""
-    if number < 1:
-        return []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = {"OMP_NUM_THREADS": str(max(1, cores // (number + 1)))}
+    share = {"OMP_NUM_THREADS": str(max(1, cores // config.workers))}
     environment = share | dict(os.environ) | {WORKER: "1"}
-    command = [sys.executable, "-m", "benchmarks.search", *words]
-    return [subprocess.Popen(command, env=environment) for _ in range(number)]
+    command = [sys.executable, "-m", "benchmarks.search", "--config", "-"]
+    started = []
+    for _ in range(config.workers - 1):
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, text=True)
+        assert process.stdin is not None
+        with process.stdin:
+            json.dump(config.as_json(), process.stdin)
+        started.append(process)
+    return started
 
 
 def _conclude(studies: Sequence[Study], trials: Trials, console: Console) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.comparison.options import Parser
+from benchmarks.options import Parser
 from benchmarks.timing import sections
 from experiments.manifest import write_json
 from registry.datasets import DEFAULT_DATASET

@@ -5,8 +5,6 @@ parts (a method) has a `parts` property and a `with_parts` method; any other fro
 """
 
 import dataclasses
-import math
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -14,6 +12,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from optuna.distributions import BaseDistribution
 
 from registry.catalogue import nearest
+from registry.fields import REFUSALS, convert, spell
 
 Spec = TypeVar("Spec")
 
@@ -97,36 +96,7 @@ def _title(spec: Any) -> str:
 def _convert(spec: Any, name: str, value: Any) -> Any:
     """`value` as the type that the field declares; text comes from a command line."""
     hint = typing.get_type_hints(type(spec))[name]
-    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    for option in sorted(options, key=lambda option: option is not type(None)):  # "None" is None, even for a str | None
-        try:
-            return _as_type(option, value)
-        except (KeyError, TypeError, ValueError, OverflowError):
-            continue
-    raise ValueError(f"{_title(spec)}.{name} {_spell(options)}, not {value!r}")
-
-
-def _as_type(option: Any, value: Any) -> Any:
-    """`value`, or the value that a text spells, if it is an `option`; any lookup or conversion error if it is not."""
-    if typing.get_origin(option) is typing.Literal:
-        return {str(choice): choice for choice in typing.get_args(option)}[str(value)]
-    if option is type(None):
-        return {"None": None, "none": None}[str(value)]
-    if option is bool:
-        return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
-    if option is str and isinstance(value, str):
-        return value
-    if option in (int, float) and not isinstance(value, bool) and math.isfinite(number := float(value)):
-        if option is float:
-            return number
-        if number.is_integer():
-            return int(number)
-    raise ValueError(f"{value!r} is no {option}")
-
-
-def _spell(options: tuple[Any, ...]) -> str:
-    if any(typing.get_origin(option) is typing.Literal for option in options):
-        choices = [typing.get_args(option) or ("None",) for option in options]
-        return f"is one of {', '.join(str(choice) for group in choices for choice in group)}"
-    names = ["None" if option is type(None) else getattr(option, "__name__", str(option)) for option in options]
-    return f"needs a value of type {' or '.join(names)}"
+    try:
+        return convert(hint, value, text=True)
+    except REFUSALS:
+        raise ValueError(f"{_title(spec)}.{name} {spell(hint)}, not {value!r}") from None

@@ -7,20 +7,21 @@ metrics, and it alone writes to the tracking store.
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
 from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.comparison.comparison import settle
+from benchmarks.comparison.comparison import resolve
+from benchmarks.comparison.config import ComparisonConfig
 from benchmarks.comparison.executors import Job, Ray
 from benchmarks.comparison.grid import Grid, accelerator, record, title
 from experiments.runs.cell import Cell
 from experiments.tracking import RunLogger
 
-_GRIDS: dict[str, Grid] = {}  # of this worker, by the options
+_GRIDS: dict[str, Grid] = {}  # of this worker, by the configuration
 
 
 class ClusterGrid(Grid):
@@ -34,7 +35,7 @@ class ClusterGrid(Grid):
         untrained, trained = list[Job](), list[Job]()
         for name, cell in by_job.items():
             stage = untrained if cell.experiment.method is None else trained
-            stage.append(Job(name, run_task, (self.options, os.getcwd(), cell.experiment.id)))
+            stage.append(Job(name, run_task, (self.config, os.getcwd(), cell.experiment.id)))
 
         def follow() -> None:
             for cell in cells:
@@ -42,7 +43,8 @@ class ClusterGrid(Grid):
                 if cell.experiment.id in logs and history.is_file():
                     logs[cell.experiment.id].catch_up(history)
 
-        cluster = Ray(cpus=self.options.cpus_per_cell, gpus=self.options.gpus_per_cell)
+        execution = self.config.execution
+        cluster = Ray(cpus=execution.cpus_per_cell, gpus=execution.gpus_per_cell)
         try:
             for job in cluster.run(untrained, trained, waiting=follow):
                 cell = by_job[job.name]
@@ -55,19 +57,19 @@ class ClusterGrid(Grid):
                 log.finish("FAILED")
 
 
-def run_task(options: argparse.Namespace, folder: str, run_id: str) -> None:
+def run_task(config: ComparisonConfig, folder: str, run_id: str) -> None:
     """Train and evaluate one cell in a worker, which keeps what its cells share for the next one."""
     os.chdir(folder)
-    grid = _grid(options)
+    grid = _grid(config)
     cell = next(cell for cell in grid.cells() if cell.experiment.id == run_id)
     grid.run_cell(cell, None, _ignore)
 
 
-def _grid(options: argparse.Namespace) -> Grid:
-    key = repr(options)
+def _grid(config: ComparisonConfig) -> Grid:
+    key = json.dumps(config.as_json(), sort_keys=True, default=str)
     if key not in _GRIDS:
         _GRIDS.clear()
-        _GRIDS[key] = Grid(settle(options), accelerator(), Console(stderr=True, quiet=True))
+        _GRIDS[key] = Grid(resolve(config), accelerator(), Console(stderr=True, quiet=True))
     return _GRIDS[key]
 
 

@@ -1,8 +1,7 @@
-"""What the options of a comparison mean, settled and checked before anything is trained."""
+"""What a configuration means, checked against data, model and machine before anything is trained."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -10,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.comparison.options import Overrides
+from benchmarks.comparison.config import ComparisonConfig, DataConfig, TrainingConfig
+from benchmarks.comparison.settings import Settings
 from benchmarks.planning import costs, plan
 from benchmarks.planning.machine import Machine, this_machine
+from benchmarks.results import tuned_methods
 from benchmarks.results.learning_rates import usual_rate
 from benchmarks.tasks import TASKS, Task, answers_of, load_tasks
-from benchmarks.tuning import naming
 from experiments.data.splits import SHARE
 from experiments.data.tokens import TokenizedData, prepare
 from experiments.experiment import Training
@@ -24,9 +24,9 @@ from experiments.models.loading import load_tokenizer, meta_model, num_parameter
 from experiments.models.staged import staged_model
 from experiments.rewards.sources import check_reward, verifier_of
 from experiments.studies.record import StudyRecord
-from methods import resolve
+from methods import resolve as resolve_method
 from methods.protocols import Adversary, Method
-from registry import flatten, override
+from registry import flatten, nearest, override
 from registry.datasets import DATASETS, DEFAULT_TASK
 from registry.models import MODELS
 
@@ -41,9 +41,8 @@ class RunPlan:
     """Methods at seeds on one model and one data set. Without weights at hand (a plan of a gated model) `data` and
     `tokenizer` may be None."""
 
-    options: argparse.Namespace
+    config: ComparisonConfig
     methods: Mapping[str, Method]
-    seeds: Sequence[int]
     tasks: Sequence[Task]
     model: Any  # what load_model and meta_model take
     tokenizer: PreTrainedTokenizerBase | None
@@ -51,66 +50,86 @@ class RunPlan:
     training: Training
     studies: Mapping[str, StudyRecord] = dataclasses.field(default_factory=dict)  # of the tuned methods, by name
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.config.seeds
 
-def settle(options: argparse.Namespace) -> RunPlan:
-    """Everything a comparison needs before its weights. Raises KeyError and ValueError for a mistake in the options."""
-    names = unique(options.methods)
-    seeds = seeds_of(options.seeds)
-    overrides = Overrides.parse(options.set, names)
-    studies = {name: naming.find(name, options, seeds) for name in names if naming.is_tuned(name)}
-    found = {name: method_of(name, options.model, overrides, studies.get(name)) for name in names}
-    methods = {name: _limited(method, options.max_new_tokens) for name, method in found.items()}
-    tasks = [task_of(name, options) for name in unique(options.tasks or _tasks_of(options.dataset))]
-    planning = options.dry_run and options.model in MODELS
-    model = options.model if planning else _model_of(options)
-    tokenizer = _tokenizer_at_hand(options.model) if planning else load_tokenizer(model)
-    data = None if tokenizer is None else data_of(options, tokenizer, held_out_pairs=options.held_out_pairs)
-    if data is not None:
+
+def resolve(config: ComparisonConfig, *, planning: bool = False) -> RunPlan:
+    """Everything a comparison needs before its weights. Raises KeyError and ValueError for a mistake in it.
+
+    For a plan that is only shown (`planning`), a preset of a model need not be at hand.
+    """
+    names = config.methods
+    settings = Settings(config.settings)
+    load_tasks()
+    chosen = config.tasks or _tasks_of(config.dataset)
+    settings.check(names, chosen)
+    studies = {name: _study_of(name, config) for name in names if tuned_methods.is_tuned(name)}
+    found = {name: method_of(name, config.model, settings, studies.get(name)) for name in names}
+    methods = {name: _limited(method, config.max_new_tokens) for name, method in found.items()}
+    tasks = [task_of(name, config) for name in chosen]
+    unknown_model = planning and config.model in MODELS
+    model = config.model if unknown_model else _model_of(config)
+    tokenizer = _tokenizer_at_hand(config.model) if unknown_model else load_tokenizer(model)
+    data = None
+    if tokenizer is not None:
+        data = data_of(config.dataset, config.data, tokenizer, held_out_pairs=config.held_out_pairs)
         check_roles(methods, data)
         if not data.held_out and any(task.name == "held_out" for task in tasks):
             raise ValueError(
                 f"no held-out pairs are left in {data.name}: too few prompts, or --held-out-pairs 0;"
                 " give more data or leave held_out out of --tasks"
             )
-    num_train = len(data.train) if data else _rows_without_tokens(options)[0]
+    num_train = len(data.train) if data else _rows_without_tokens(config)[0]
     return RunPlan(
-        options=options,
+        config=config,
         methods=methods,
-        seeds=seeds,
         tasks=tasks,
         model=model,
         tokenizer=tokenizer,
         data=data,
-        training=training_of(options, num_train, methods),
+        training=training_of(config.training, num_train, methods),
         studies=studies,
     )
 
 
-def _rows_without_tokens(options: argparse.Namespace) -> tuple[int, int]:
+def _study_of(name: str, config: ComparisonConfig) -> StudyRecord:
+    return tuned_methods.find(
+        name,
+        model=config.model,
+        dataset=config.dataset,
+        adaptation=config.training.adaptation,
+        out=config.output.folder,
+        seeds=config.seeds,
+    )
+
+
+def _rows_without_tokens(config: ComparisonConfig) -> tuple[int, int]:
     """Training and held-out rows of a preset that cannot be read here, by its published size and our shares.
 
     KeyError for an unknown data set, with the nearest.
     """
-    rows = DATASETS[options.dataset].num_rows or options.batch_size
+    rows = DATASETS[config.dataset].num_rows or config.training.batch_size
     train, held_out = round(SHARE["train"] * rows), round(SHARE["held_out"] * rows)
-    return min(train, options.max_pairs or train), min(held_out, options.held_out_pairs or held_out)
+    return min(train, config.data.max_pairs or train), min(held_out, config.held_out_pairs or held_out)
 
 
-def _model_of(options: argparse.Namespace) -> ResolvedModel:
+def _model_of(config: ComparisonConfig) -> ResolvedModel:
     """The model that training starts from: the named one, or what a run has made of it (--init-from)."""
-    model = resolve_model(options.model)
-    if options.init_from is None:
+    model = resolve_model(config.model)
+    if config.init_from is None:
         return model
-    given = Path(options.init_from)
-    return staged_model(given if given.is_dir() else options.out / "runs" / options.init_from, model)
+    given = Path(config.init_from)
+    return staged_model(given if given.is_dir() else config.output.folder / "runs" / config.init_from, model)
 
 
-def method_of(name: str, model: str, overrides: Overrides, study: StudyRecord | None = None) -> Method:
+def method_of(name: str, model: str, settings: Settings, study: StudyRecord | None = None) -> Method:
     """The method with what the study found and its overrides, and every learning rate resolved, so that the address of
     a run says all."""
-    found = naming.hyperparameters(study) if study else {}
-    spec: Method = override(override(resolve(naming.plain(name)).spec, found), overrides.for_method(name))
-    lr = usual_rate(naming.plain(name), model, spec)[0] if spec.lr is None else spec.lr
+    found = tuned_methods.hyperparameters(study) if study else {}
+    spec: Method = override(override(resolve_method(tuned_methods.plain(name)).spec, found), settings.of(name))
+    lr = usual_rate(tuned_methods.plain(name), model, spec)[0] if spec.lr is None else spec.lr
     regularizers = []
     for part in spec.regularizers:
         resolvable = isinstance(part, Adversary) and part.lr is None
@@ -118,9 +137,9 @@ def method_of(name: str, model: str, overrides: Overrides, study: StudyRecord | 
     return dataclasses.replace(spec, lr=lr, regularizers=tuple(regularizers))
 
 
-def _tasks_of(dataset: str) -> str:
-    """What is evaluated where no --tasks say it."""
-    return f"held_out,{DATASETS[dataset].task if dataset in DATASETS else DEFAULT_TASK}"
+def _tasks_of(dataset: str) -> tuple[str, ...]:
+    """What is evaluated where no tasks are named."""
+    return "held_out", DATASETS[dataset].task if dataset in DATASETS else DEFAULT_TASK
 
 
 def _limited(method: Method, max_new_tokens: int | None) -> Method:
@@ -131,44 +150,55 @@ def _limited(method: Method, max_new_tokens: int | None) -> Method:
     return dataclasses.replace(method, sampling=dataclasses.replace(method.sampling, max_new_tokens=limit))
 
 
-def task_of(name: str, options: argparse.Namespace) -> Task:
-    """The task with what the options say of its fields."""
+def task_of(name: str, config: ComparisonConfig) -> Task:
+    """The task with what the configuration says of its fields.
+
+    KeyError for an unknown task, a setting that no task has or a field that this one has not, with the nearest.
+    """
     load_tasks()
-    task: Any = TASKS[name].spec
-    given = {key: value for key, value in vars(options).items() if value is not None}
-    fields = {field.name for field in dataclasses.fields(task)}
-    made: Task = dataclasses.replace(task, **{key: value for key, value in given.items() if key in fields})
+    task: Task = TASKS[name].spec
+    shared = {"num_prompts": config.num_prompts, "max_new_tokens": config.max_new_tokens, **config.task_settings}
+    everywhere = {field for card in TASKS.values() for field in _fields(card.spec)}
+    for key in shared:
+        if key not in everywhere:
+            raise KeyError(f"no task has a field {key!r}{nearest(key, everywhere)}")
+    given = {key: value for key, value in shared.items() if key in _fields(task) and value is not None}
+    made: Task = override(task, given | Settings(config.settings).of(name))
     return made
 
 
-def data_of(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, **pairs: int | None) -> TokenizedData:
+def _fields(task: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(task)}
+
+
+def data_of(dataset: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase, **pairs: int | None) -> TokenizedData:
     """The tokens that every method trains and is evaluated on; `pairs` says how many of dev and held_out."""
     return prepare(
-        options.dataset,
+        dataset,
         tokenizer,
-        max_length=options.max_length,
-        max_prompt_length=options.max_prompt_length,
-        overlong=options.overlong,
-        max_pairs=options.max_pairs,
+        max_length=config.max_length,
+        max_prompt_length=config.max_prompt_length,
+        overlong=config.overlong,
+        max_pairs=config.max_pairs,
         **pairs,
     )
 
 
-def training_of(options: argparse.Namespace, num_train: int, methods: Mapping[str, Method]) -> Training:
-    """How each method is trained; without --max-steps so many steps that the rows are seen --epochs times.
+def training_of(config: TrainingConfig, num_train: int, methods: Mapping[str, Method]) -> Training:
+    """How each method is trained; without `max_steps` so many steps that the rows are seen `epochs` times.
 
     ValueError for a method that cannot be trained so.
     """
-    steps = options.max_steps
+    steps = config.max_steps
     if steps is None:
-        steps = max(1, math.ceil(options.epochs * num_train / max(1, options.batch_size)))
+        steps = max(1, math.ceil(config.epochs * num_train / config.batch_size))
     training = Training(
         steps=steps,
-        batch_size=options.batch_size,
-        micro_batch_size=min(options.micro_batch_size, options.batch_size),
-        lora_rank=None if options.full else options.lora,
-        gradient_checkpointing=options.gradient_checkpointing,
-        precision=options.precision,
+        batch_size=config.batch_size,
+        micro_batch_size=min(config.micro_batch_size, config.batch_size),
+        lora_rank=config.lora_rank,
+        gradient_checkpointing=config.gradient_checkpointing,
+        precision=config.precision,
     )
     for name, method in methods.items():
         training.check(name, method)
@@ -196,12 +226,12 @@ def check_roles(methods: Mapping[str, Method], data: TokenizedData) -> None:
 
 def planned(comparison: RunPlan, cells: Sequence[tuple[str, int | None, str]]) -> plan.Plan:
     """What it will cost. `cells (("base", None, "to run"), ("dpo", 0, "finished"))`."""
-    options, training, machine = comparison.options, comparison.training, this_machine()
+    config, training, machine = comparison.config, comparison.training, this_machine()
     model = meta_model(comparison.model)
     facts, completion = _facts(comparison)
     plans = []
     for name, method in comparison.methods.items():
-        default = flatten(resolve(naming.plain(name)).spec)
+        default = flatten(resolve_method(tuned_methods.plain(name)).spec)
         longest = facts.longest_tokens
         memory = costs.memory(
             method, training, model, longest_row_tokens=longest, completion_tokens=max(1, longest // 2)
@@ -217,7 +247,7 @@ def planned(comparison: RunPlan, cells: Sequence[tuple[str, int | None, str]]) -
         changed = {key: value for key, value in flatten(method).items() if value != default[key] and key != "lr"}
         plans.append(plan.MethodPlan(name=name, lr=method.lr, memory=memory, seconds=duration, changed=changed))
     return plan.Plan(
-        model=options.model,
+        model=config.model,
         num_parameters=num_parameters(model),
         num_trainable=costs.num_trainable(model, training.lora_rank),
         training=training,
@@ -227,22 +257,6 @@ def planned(comparison: RunPlan, cells: Sequence[tuple[str, int | None, str]]) -
         free_bytes=machine.free_bytes,
         task_seconds=_task_seconds(comparison, facts, model, machine),
     )
-
-
-def unique(text: str) -> list[str]:
-    """The names of a list such as `dpo,ganpo_dpo`, each once. ValueError for none."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise ValueError("the list of names is empty")
-    return list(dict.fromkeys(names))
-
-
-def seeds_of(text: str) -> list[int]:
-    """`0,1,2`. ValueError for anything else."""
-    try:
-        return [int(seed) for seed in unique(text)]
-    except ValueError:
-        raise ValueError(f"--seeds {text} is not a list of whole numbers such as 0,1,2") from None
 
 
 def _tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
@@ -257,10 +271,10 @@ def _tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
 
 def _facts(comparison: RunPlan) -> tuple[plan.DataFacts, float]:
     """What the plan says of the data, and the mean number of tokens of a completion."""
-    options, data = comparison.options, comparison.data
+    config, data = comparison.config, comparison.data
     if data is None:  # without tokens: what the limits allow
-        longest = mean = float(options.max_length)
-        completion, (num_train, num_held_out) = longest / 2, _rows_without_tokens(options)
+        longest = mean = float(config.data.max_length)
+        completion, (num_train, num_held_out) = longest / 2, _rows_without_tokens(config)
     else:
         sequences = [s for example in data.train for s in example.sequences.values()]
         longest = float(max(map(len, sequences)))
@@ -268,7 +282,7 @@ def _facts(comparison: RunPlan) -> tuple[plan.DataFacts, float]:
         completion = sum(len(s.completion) for s in sequences) / len(sequences)
         num_train, num_held_out = len(data.train), len(data.held_out)
     facts = plan.DataFacts(
-        name=options.dataset,
+        name=config.dataset,
         num_train=num_train,
         num_held_out=num_held_out,
         mean_tokens=mean,

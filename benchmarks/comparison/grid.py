@@ -26,9 +26,8 @@ from benchmarks.planning import plan
 from benchmarks.ranking.tables import build
 from benchmarks.reporting.forms import write
 from benchmarks.reporting.terminal import terminal_tables
-from benchmarks.results import declared_runs
+from benchmarks.results import declared_runs, tuned_methods
 from benchmarks.tasks import Subject, Task, TaskSkipped
-from benchmarks.tuning import naming
 from experiments.data.tokens import Example
 from experiments.experiment import Experiment, Precision, Training
 from experiments.manifest import write_json
@@ -81,8 +80,8 @@ class Grid:
     def __init__(self, comparison: RunPlan, accelerator: Accelerator, console: Console) -> None:
         assert comparison.data is not None
         assert comparison.tokenizer is not None
-        self.comparison, self.options = comparison, comparison.options
-        self.out: Path = self.options.out
+        self.comparison, self.config = comparison, comparison.config
+        self.out = self.config.output.folder
         self.model, self.data = comparison.model, comparison.data
         self.accelerator, self.console, self.main = accelerator, console, accelerator.is_main_process
         self.weights = weights_hash(self.model.folder)
@@ -106,9 +105,9 @@ class Grid:
     def run(self, cells: list[Cell]) -> None:
         """Train and evaluate what is missing, then build the leaderboard and the report."""
         tracker = None
-        if self.main and self.options.tracking_uri != "none":
+        if self.main and self.config.output.tracking_uri != "none":
             self.out.mkdir(parents=True, exist_ok=True)
-            tracker = Tracker(self.options.tracking_uri or default_uri(self.out))
+            tracker = Tracker(self.config.output.tracking_uri or default_uri(self.out))
         settings = {
             "cells": [cell.experiment.id for cell in cells],
             "tasks": [dataclasses.asdict(task) for task in self.comparison.tasks],  # type: ignore[call-overload]
@@ -164,7 +163,7 @@ class Grid:
                 cell = dataclasses.replace(cell, stored=stored)
                 policy = _trainer(cell)(cell, accelerator=self.accelerator, log=log, progress=show)
                 if self.main and (study := self.comparison.studies.get(cell.experiment.name)):
-                    write_json(cell.folder / naming.FILE, naming.about(study))
+                    write_json(cell.folder / tuned_methods.FILE, tuned_methods.about(study))
             if self.main:
                 results = self.evaluate(cell, policy, show)
                 if log is not None:
@@ -247,7 +246,7 @@ class Grid:
                 "tokens": self.data.digest,
                 "num_train": len(self.data.train),
                 "num_held_out": len(self.data.held_out),
-                "max_length": self.options.max_length,
+                "max_length": self.config.data.max_length,
             },
         )
         return Cell(
@@ -256,7 +255,7 @@ class Grid:
             model=self.model,
             data=self.data,
             stored={},
-            checkpoint_every=self.options.checkpoint_every,
+            checkpoint_every=self.config.output.checkpoint_every,
         )
 
     @functools.cached_property
@@ -306,7 +305,7 @@ def _show(progress: Progress, bar: Any, done: int, total: int) -> None:
 
 
 def _trainer(cell: Cell) -> Callable[..., Policy]:
-    other = TRAINERS.get(naming.plain(cell.experiment.name))
+    other = TRAINERS.get(tuned_methods.plain(cell.experiment.name))
     return train if other is None else importlib.import_module(other).train
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.results.tuned_methods import is_tuned, untuned
 from registry import flatten
 
 UNTRAINED = "untrained"  # the name of the base model's row
-TUNED = "@"  # `dpo@tuned`: dpo with what a search found
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,6 @@ class Description:
     papers: tuple[tuple[str, str], ...] = ()  # title and arXiv id, the row's own first
     defaults: Mapping[str, Any] | None = None
     note: str = ""
-
-
-def untuned(method: str) -> str:
-    """`dpo` of `dpo@tuned`."""
-    return method.partition(TUNED)[0]
-
-
-def is_tuned(method: str) -> bool:
-    return TUNED in method
 
 
 @functools.cache

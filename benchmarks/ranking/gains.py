@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.ranking import figures
 from benchmarks.ranking.columns import Column, compare_rows
-from benchmarks.ranking.descriptions import is_tuned, untuned
+from benchmarks.results.tuned_methods import is_tuned, untuned
 
 if TYPE_CHECKING:
     from benchmarks.ranking.board import Row, Table

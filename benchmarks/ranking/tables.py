@@ -14,12 +14,12 @@ from typing import Any
 
 from benchmarks.ranking.board import Cost, Leaderboard, Row, Table, machines
 from benchmarks.ranking.columns import Column, compare_rows, mean
-from benchmarks.ranking.descriptions import TUNED, changed, control, describe, is_tuned, label, shared_settings, untuned
+from benchmarks.ranking.descriptions import changed, control, describe, label, shared_settings
 from benchmarks.ranking.gains import with_gains
-from benchmarks.results import declared_runs, learning_rates
+from benchmarks.results import declared_runs, learning_rates, tuned_methods
 from benchmarks.results.results import BASE, Evaluation, Run, Store, load
+from benchmarks.results.tuned_methods import SUFFIX, is_tuned, untuned
 from benchmarks.tasks import load_tasks
-from benchmarks.tuning import naming
 from registry.datasets import DATASETS
 
 CONTAMINATED = 0.01  # of a task's prompts, trained on: above, the task is left out
@@ -51,7 +51,7 @@ def _groups(store: Store) -> list[list[Run]]:
         if run.is_base:
             untrained.setdefault((run.model["weights"], run.data["tokens"]), []).append(run)
         else:
-            apart = f"{TUNED}{run.tuning.get('budget')}" if is_tuned(run.method) else ""
+            apart = f"{SUFFIX}{run.tuning.get('budget')}" if is_tuned(run.method) else ""
             groups.setdefault(run.setting + apart, []).append(run)
     compared = [[*untrained.get((g[0].model["weights"], g[0].data["tokens"]), []), *g] for g in groups.values()]
     used = {run.id for group in compared for run in group}
@@ -127,7 +127,7 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
     if single:
         every = len(single) == sum(bool(row.seeds) for row in rows)
         notes += (f"{SEEDS_NEEDED} One seed{' in every row' if every else ': ' + '; '.join(single)}.",)
-    notes += naming.notes({row.name: row.runs[0].tuning for row in rows if row.runs[0].tuning})
+    notes += tuned_methods.notes({row.name: row.runs[0].tuning for row in rows if row.runs[0].tuning})
     judging = [column for column in columns if column.ranks] or columns
     return Table(facts.model, facts.data, facts.training, tuple(columns), _ordered(rows, judging), notes)
 

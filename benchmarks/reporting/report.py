@@ -13,11 +13,12 @@ from benchmarks.plots import curves, panels, svg
 from benchmarks.ranking import figures
 from benchmarks.ranking.board import Leaderboard, Row, Table
 from benchmarks.ranking.columns import Column, Score
-from benchmarks.ranking.descriptions import UNTRAINED, describe, untuned
+from benchmarks.ranking.descriptions import UNTRAINED, describe
 from benchmarks.reporting import pages
 from benchmarks.reporting import study_page as study_page
 from benchmarks.reporting.examples import examples
 from benchmarks.reporting.text import sentences
+from benchmarks.results.tuned_methods import untuned
 from benchmarks.statistics.significance import Difference, Pair
 from experiments.data.report import DROPPED, NOTED
 from experiments.manifest import write_atomically

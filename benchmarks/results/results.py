@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import tuned_methods
 from benchmarks.tasks import TASKS, Item, TaskResult
-from benchmarks.tuning import naming
 from experiments.tracking import read_steps
 
 SPEC_KEYS = {"method", "hyperparameters", "model", "data", "training", "seed"}  # any other sets a row apart
@@ -59,7 +59,7 @@ class Run:
     manifest: Mapping[str, Any]
     steps: tuple[Mapping[str, Any], ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
-    tuning: Mapping[str, Any] = field(default_factory=dict)  # of a tuned row: see benchmarks.tuning.naming.about
+    tuning: Mapping[str, Any] = field(default_factory=dict)  # of a tuned row: see tuned_methods.about
 
     @property
     def is_base(self) -> bool:
@@ -159,7 +159,7 @@ def _read_run(folder: Path) -> tuple[Run, list[Skipped]]:
         manifest=manifest,
         steps=steps,
         evaluations=tuple(evaluations),
-        tuning=_read_object(folder / naming.FILE) if (folder / naming.FILE).is_file() else {},
+        tuning=_read_object(folder / tuned_methods.FILE) if (folder / tuned_methods.FILE).is_file() else {},
     )
     return run, unread
 

@@ -7,10 +7,11 @@ import re
 import pytest
 
 from benchmarks.comparison.comparison import task_of
-from benchmarks.comparison.options import parser
+from benchmarks.comparison.config import ComparisonConfig
+from benchmarks.options import config_of, parser, words_of
 from benchmarks.presets import PRESETS, Arm, Claim, Measure, Preset, Scale
 from benchmarks.presets.verdicts import as_json, read
-from benchmarks.reproduce import command_of, main
+from benchmarks.reproduce import config_for, main
 from benchmarks.results.references import PUBLISHED
 from benchmarks.statistics.significance import Difference
 from benchmarks.tasks import TASKS
@@ -70,9 +71,9 @@ def test_every_setting_that_was_asked_for_is_there():
 def test_ganpos_answers_are_sampled_at_the_papers_temperatures(tmp_path):
     for name, temperature in (("ganpo_table1_gemma", 0.7), ("ganpo_table1_llama", 0.9), ("ganpo_table3", 0.7)):
         preset = PRESETS[name]
-        options = parser().parse_args(command_of(preset.stages[0], preset.scales["paper"], tmp_path))
+        options = config_for(preset.stages[0], preset.scales["paper"], tmp_path)
         assert task_of("alpaca_eval", options).temperature == temperature
-        options = parser().parse_args(command_of(preset.stages[0], preset.scales["small"], tmp_path))
+        options = config_for(preset.stages[0], preset.scales["small"], tmp_path)
         assert task_of("constraints", options).temperature == 0
 
 
@@ -89,11 +90,13 @@ def test_each_command_is_one_that_the_main_command_takes(preset, tmp_path):
     for scale in preset.scales.values():
         ran = []
         for stage in preset.stages:
-            options = parser().parse_args(command_of(stage, scale, tmp_path))
-            ran += options.methods.split(",")
-            assert len(set(options.methods.split(","))) == len(options.methods.split(","))
-            assert options.out == tmp_path
-            assert len(options.seeds.split(",")) >= 3, "fewer seeds decide nothing"
+            config = config_for(stage, scale, tmp_path)
+            again = config_of(ComparisonConfig, parser().parse_args(words_of(config)))
+            assert again == config, "the command that is shown is another"
+            ran += config.methods
+            assert len(config.methods) == len(stage)
+            assert config.output.folder == tmp_path
+            assert len(config.seeds) >= 3, "fewer seeds decide nothing"
         assert sorted(ran) == sorted(arm.method for arm in preset.arms)
         assert set(ran) <= set(METHODS), "a preset names methods that there are"
 
@@ -116,7 +119,7 @@ def test_published_differences_are_those_of_the_published_rows(preset):
 @each
 def test_every_setting_of_a_scale_reaches_an_arm_that_has_it(preset, tmp_path):
     for scale in preset.scales.values():
-        words = [word for stage in preset.stages for word in command_of(stage, scale, tmp_path)]
+        words = [word for stage in preset.stages for word in words_of(config_for(stage, scale, tmp_path))]
         for key, value in scale.settings.items():
             having = [arm.method for arm in preset.arms if key in {"lr", *flatten(resolve(arm.method).spec)}]
             assert having, f"no arm of {preset.name} has {key}"
@@ -127,7 +130,7 @@ def test_every_setting_of_a_scale_reaches_an_arm_that_has_it(preset, tmp_path):
 def test_no_claim_is_looked_for_on_a_task_whose_prompts_were_trained_on(preset, tmp_path):
     for scale in preset.scales.values():
         for stage in preset.stages:
-            data = parser().parse_args(command_of(stage, scale, tmp_path)).dataset
+            data = config_for(stage, scale, tmp_path).dataset
             assert not {measure.task for measure in scale.measures.values()} & set(DATASETS[data].contaminates)
 
 

@@ -175,7 +175,7 @@ def test_a_cell_that_breaks_is_failed_in_the_tracking_store(tmp_path, monkeypatc
         (["--tasks", "heldout"], "did you mean held_out"),
         (["--set", "dpo.betta=1"], "did you mean"),
         (["--set", "dpo.beta"], "has no value"),
-        (["--set", "simpo.beta=1"], "names no method of this run"),
+        (["--set", "simpo.beta=1"], "names no method or task of this run"),
         (["--dataset", "dpo_en_dmo"], "did you mean dpo_en_demo"),
         (["--seeds", "one"], "whole numbers"),
     ],

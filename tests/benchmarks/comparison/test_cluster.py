@@ -1,6 +1,5 @@
 """The grid on a Ray cluster of two workers, one of which is killed: the same weights, every step tracked once."""
 
-import argparse
 import itertools
 import json
 import os
@@ -17,6 +16,7 @@ from rich.progress import Progress
 from safetensors.torch import load_file
 
 from benchmarks.comparison import cluster
+from benchmarks.comparison.config import ComparisonConfig
 from benchmarks.comparison.executors import Job, Ray
 from tests import ROOT
 from tests.benchmarks.test_run import steps_of, write_pairs
@@ -112,7 +112,7 @@ def test_the_untrained_model_has_answered_before_a_cell_that_is_compared_with_it
 
     monkeypatch.setattr(cluster, "Ray", Recorded)
     grid = object.__new__(cluster.ClusterGrid)
-    grid.options = argparse.Namespace(cpus_per_cell=1, gpus_per_cell=0)
+    grid.config = ComparisonConfig()
     methods = {"base": None, "dpo": object(), "sft": object()}
     cells = [
         SimpleNamespace(experiment=SimpleNamespace(id=name, name=name, seed=None, method=method), folder=tmp_path)

@@ -4,45 +4,48 @@ import json
 
 import pytest
 
-from benchmarks.comparison.comparison import _limited, check_roles, method_of, settle, task_of, unique
-from benchmarks.comparison.options import Overrides, parser
+from benchmarks.comparison.comparison import _limited, check_roles, method_of, resolve, task_of
+from benchmarks.comparison.config import ComparisonConfig
+from benchmarks.comparison.settings import Settings
+from benchmarks.options import config_of, parser
 from experiments.data.tokens import prepare
-from methods import METHODS, resolve
+from methods import METHODS
+from methods import resolve as card_of
 from registry import override
 from registry.models import MODELS
 from tests.tiny import save_tiny, tiny_tokenizer
 
 
 def test_a_limit_of_new_tokens_holds_for_samples_and_never_lengthens_them():
-    grpo = method_of("grpo", "smollm2_135m", Overrides({}))
+    grpo = method_of("grpo", "smollm2_135m", Settings({}))
     assert _limited(grpo, 64).sampling.max_new_tokens == 64
     assert _limited(grpo, 10_000) == grpo
     assert _limited(grpo, None) == grpo
 
 
 def test_a_limit_of_new_tokens_leaves_an_offline_method_as_it_is():
-    dpo = method_of("dpo", "smollm2_135m", Overrides({}))
+    dpo = method_of("dpo", "smollm2_135m", Settings({}))
     assert _limited(dpo, 64) == dpo
 
 
 def test_the_adversary_learns_at_half_the_policys_rate_unless_it_is_given():
-    assert method_of("ganpo_dpo", "smollm2_135m", Overrides({"ganpo_dpo.lr": "1e-4"})).regularizers[0].lr == 5e-5
-    given = Overrides({"ganpo_dpo.lr": "1e-4", "ganpo_dpo.latent.lr": "1e-6"})
+    assert method_of("ganpo_dpo", "smollm2_135m", Settings({"ganpo_dpo.lr": "1e-4"})).regularizers[0].lr == 5e-5
+    given = Settings({"ganpo_dpo.lr": "1e-4", "ganpo_dpo.latent.lr": "1e-6"})
     assert method_of("ganpo_dpo", "smollm2_135m", given).regularizers[0].lr == 1e-6
 
 
 def test_a_control_has_the_rate_of_its_claim_and_a_composition_that_no_sweep_saw_that_of_its_objective():
     rates = MODELS["smollm2_135m"].lr
     for name in ("ganpo_dpo", "ganpo_dpo_frozen", "ganpo_dpo_shuffled", "ganpo_dpo_code", "dpo+latent"):
-        assert method_of(name, "smollm2_135m", Overrides({})).lr == rates["dpo+latent"]
-    assert method_of("ganpo_simpo", "smollm2_135m", Overrides({})).lr == rates["simpo"]
-    assert method_of("dpo", "smollm2_135m", Overrides({"dpo.lr": "2e-6"})).lr == 2e-6
-    assert method_of("dpo", "gemma2_2b", Overrides({})).lr == METHODS["dpo"].lr
-    assert method_of("grpo", "smollm2_135m", Overrides({})).lr == METHODS["grpo"].lr
+        assert method_of(name, "smollm2_135m", Settings({})).lr == rates["dpo+latent"]
+    assert method_of("ganpo_simpo", "smollm2_135m", Settings({})).lr == rates["simpo"]
+    assert method_of("dpo", "smollm2_135m", Settings({"dpo.lr": "2e-6"})).lr == 2e-6
+    assert method_of("dpo", "gemma2_2b", Settings({})).lr == METHODS["dpo"].lr
+    assert method_of("grpo", "smollm2_135m", Settings({})).lr == METHODS["grpo"].lr
 
 
 def test_a_rate_of_zero_is_a_rate():
-    assert method_of("dpo", "smollm2_135m", Overrides({"dpo.lr": "0"})).lr == 0
+    assert method_of("dpo", "smollm2_135m", Settings({"dpo.lr": "0"})).lr == 0
 
 
 @pytest.mark.parametrize(
@@ -54,14 +57,18 @@ def test_a_rate_of_zero_is_a_rate():
     ],
 )
 def test_a_mistyped_judge_is_noticed_before_anything_is_trained(words, said):
-    options = parser().parse_args(words)
+    made = config(*words)
     with pytest.raises(ValueError, match=said):
-        task_of(options.tasks, options)
+        task_of(made.tasks[0], made)
+
+
+def config(*words):
+    return config_of(ComparisonConfig, parser().parse_args(words))
 
 
 def test_an_empty_list_of_names_is_refused():
-    with pytest.raises(ValueError, match="empty"):
-        unique(" , ")
+    with pytest.raises(ValueError, match="methods is empty"):
+        config("--methods", " , ")
 
 
 def test_no_held_out_pairs_are_noticed_before_anything_is_trained(tmp_path):
@@ -76,13 +83,13 @@ def test_no_held_out_pairs_are_noticed_before_anything_is_trained(tmp_path):
         "dpo",
     ]
     with pytest.raises(ValueError, match="no held-out pairs"):
-        settle(parser().parse_args([*words, "--held-out-pairs", "0", "--tasks", "held_out"]))
+        resolve(config(*words, "--held-out-pairs", "0", "--tasks", "held_out"))
 
 
 def test_a_run_to_start_from_must_be_finished(tmp_path):
     words = ["--model", str(save_tiny("llama3", tmp_path / "model")), "--dataset", "constraints", "--methods", "dpo"]
     with pytest.raises(ValueError, match="no finished run"):
-        settle(parser().parse_args([*words, "--init-from", "abc", "--out", str(tmp_path)]))
+        resolve(config(*words, "--init-from", "abc", "--out", str(tmp_path)))
 
 
 def data_of(folder, rows):
@@ -93,17 +100,17 @@ def data_of(folder, rows):
 def test_a_role_that_the_data_lacks_is_refused_with_what_it_has(tmp_path):
     data = data_of(tmp_path, [{"prompt": f"Say {i}.", "completion": f"{i}."} for i in range(20)])
     with pytest.raises(ValueError, match=r"dpo reads chosen, rejected, which rows \(demonstrations\) does not give;"):
-        check_roles({"dpo": resolve("dpo").spec}, data)
-    check_roles({"sft": resolve("sft").spec}, data)
+        check_roles({"dpo": card_of("dpo").spec}, data)
+    check_roles({"sft": card_of("sft").spec}, data)
 
 
 def test_what_the_policy_is_run_on_must_be_in_every_row(tmp_path):
     data = data_of(tmp_path, [{"prompt": f"Say {i}.", "completion": f"{i}.", "label": i % 2 == 0} for i in range(30)])
     for name, roles in (("aapa_sft", "expert"), ("sft", "expert"), ("kto+nll", "chosen, rejected")):
         with pytest.raises(ValueError, match=rf"{roles}, which rows \(unpaired\) does not give in every row"):
-            check_roles({name: resolve(name).spec}, data)
-    check_roles({"kto": resolve("kto").spec}, data)  # each row has one side, and that suffices it
-    golden = override(resolve("apo_rjs").spec, {"apo.prior_weight": 0.0})
+            check_roles({name: card_of(name).spec}, data)
+    check_roles({"kto": card_of("kto").spec}, data)  # each row has one side, and that suffices it
+    golden = override(card_of("apo_rjs").spec, {"apo.prior_weight": 0.0})
     check_roles({"apo_rjs": golden}, data)  # a reward model learns from the rows that have an expert
 
 
@@ -116,5 +123,5 @@ def test_what_the_policy_is_run_on_must_be_in_every_row(tmp_path):
     ],
 )
 def test_a_data_set_says_what_is_evaluated_unless_the_command_does(words, tasks):
-    settled = settle(parser().parse_args(["--methods", "sft", "--dry-run", *words]))
+    settled = resolve(config("--methods", "sft", *words), planning=True)
     assert [task.name for task in settled.tasks] == tasks

@@ -8,9 +8,10 @@ from filelock import FileLock
 from rich.console import Console
 
 from benchmarks import run
-from benchmarks.comparison.comparison import settle
+from benchmarks.comparison.comparison import resolve
+from benchmarks.comparison.config import ComparisonConfig
 from benchmarks.comparison.grid import Grid, accelerator
-from benchmarks.comparison.options import parser
+from benchmarks.options import config_of, parser
 from benchmarks.search import main as search
 from tests.benchmarks.test_run import write_pairs
 from tests.tiny import save_tiny
@@ -23,8 +24,12 @@ def words(tmp_path):
     return [*map(str, given), "--max-length", "96", "--batch-size", "4", "--tracking-uri", "none"]
 
 
+def config(words):
+    return config_of(ComparisonConfig, parser().parse_args(words))
+
+
 def cells(words):
-    return Grid(settle(parser().parse_args(words)), accelerator(), Console(quiet=True)).cells()
+    return Grid(resolve(config(words)), accelerator(), Console(quiet=True)).cells()
 
 
 def test_the_untrained_model_is_the_same_row_whatever_the_budget_and_the_adaptation(words):
@@ -65,11 +70,11 @@ def test_trls_own_trainer_is_not_searched_with_ours(words, capsys):
 
 
 def test_a_plan_without_a_tokenizer_counts_the_presets_rows():
-    asked = ["--model", "llama3_8b", "--dataset", "ultrafeedback_binarized", "--dry-run", "--methods", "dpo"]
-    made = settle(parser().parse_args(asked))
+    asked = ["--model", "llama3_8b", "--dataset", "ultrafeedback_binarized", "--methods", "dpo"]
+    made = resolve(config(asked), planning=True)
     if made.data is not None:
         pytest.skip("the gated tokenizer is at hand: lengths are counted")
     assert made.training.steps == pytest.approx(0.8 * 62_135 / 8, abs=1)
-    assert settle(parser().parse_args([*asked, "--max-pairs", "80"])).training.steps == 10
+    assert resolve(config([*asked, "--max-pairs", "80"]), planning=True).training.steps == 10
     with pytest.raises(KeyError, match="did you mean"):
-        settle(parser().parse_args([*asked[:2], "--dataset", "ultrafeedback_binarised", *asked[4:]]))
+        resolve(config([*asked[:2], "--dataset", "ultrafeedback_binarised", *asked[4:]]), planning=True)

@@ -262,16 +262,17 @@ def test_length_needs_a_task_that_generates(tmp_path):
 
 def test_the_main_commands_options_reach_every_task_that_has_them():
     from benchmarks.comparison.comparison import task_of
-    from benchmarks.comparison.options import parser
+    from benchmarks.comparison.config import ComparisonConfig
+    from benchmarks.options import config_of, parser
 
     words = ["--judge", LONGER, "--baseline", "base", "--num-prompts", "7", "--of", "ifeval", "--edges", "50,100"]
     words += ["--temperatures", "0,1.5", "--lm-benchmarks", "gsm8k, mmlu", "--lm-data", "folder"]
-    options = parser().parse_args(words)
+    options = config_of(ComparisonConfig, parser().parse_args(words))
     assert task_of("alpaca_eval", options) == AlpacaEval(judge=LONGER, baseline="base", num_prompts=7)
     length = task_of("length", options)
     assert (length.of, length.edges, length.judge, length.baseline) == ("ifeval", (50.0, 100.0), LONGER, "base")
     assert task_of("robustness", options).temperatures == (0.0, 1.5)
     assert (task_of("lm_eval", options).benchmarks, task_of("lm_eval", options).data) == (("gsm8k", "mmlu"), "folder")
-    unsaid = parser().parse_args([])
+    unsaid = ComparisonConfig()
     assert task_of("alpaca_eval", unsaid) == AlpacaEval()
     assert task_of("length", unsaid).of == "alpaca_eval"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,31 +14,35 @@ SUFFIX = "@tuned"
 FILE = "tuning.json"  # of a tuned run's folder: what the search was, with its budget and trace
 
 
+def is_tuned(name: str) -> bool:
+    return name.endswith(SUFFIX)
+
+
+def untuned(name: str) -> str:
+    """`dpo` of `dpo@tuned`."""
+    return name.removesuffix(SUFFIX)
+
+
 def plain(name: str) -> str:
-    """`dpo` of `dpo@tuned`. KeyError for anything else behind an @."""
-    method, at, rest = name.partition("@")
-    if at and rest != "tuned":
+    """`untuned` of a name that a user wrote: KeyError for anything else behind an @."""
+    method, at, _ = untuned(name).partition("@")
+    if at:
         raise KeyError(f"no method {name!r}; did you mean {method}{SUFFIX}?")
     return method
 
 
-def is_tuned(name: str) -> bool:
-    return plain(name) != name
-
-
-def find(name: str, options: argparse.Namespace, seeds: Iterable[int]) -> StudyRecord:
+def find(name: str, *, model: str, dataset: str, adaptation: str, out: Path, seeds: Iterable[int]) -> StudyRecord:
     """The study that `name` takes its hyperparameters from: of the same method, model, adaptation and data set.
 
     Of several, the one with most finished trials; of these one that is not its random arm, and the latest. ValueError
     where there is none, with the command that makes one, and for a seed that chose the hyperparameters.
     """
-    folder, dataset = given_folder(options.model), str(options.dataset)
-    model = folder.resolve().name if folder else identify(str(options.model))[0]
+    folder = given_folder(model)
+    model = folder.resolve().name if folder else identify(model)[0]
     dataset = dataset if dataset in DATASETS else Path(dataset).name.partition(".")[0]
-    adaptation = "full" if options.full else f"lora-{options.lora}"
     studies = [
         study
-        for study in read_studies(options.out / "studies")
+        for study in read_studies(out / "studies")
         if study.method == plain(name)
         and study.best is not None
         and (study.facts["model"]["name"], study.facts["data"]["name"]) == (model, dataset)
@@ -47,7 +50,7 @@ def find(name: str, options: argparse.Namespace, seeds: Iterable[int]) -> StudyR
     ]
     if not studies:
         raise ValueError(
-            f"{name}: no search of {plain(name)} ({adaptation}) on {model} and {dataset} below {options.out}; run"
+            f"{name}: no search of {plain(name)} ({adaptation}) on {model} and {dataset} below {out}; run"
             f" `python -m benchmarks.search --methods {plain(name)}` with the same model, data and --out first"
         )
     study = max(studies, key=lambda study: (len(study.finished), study.sampler != "random", study.started))
