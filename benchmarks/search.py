@@ -54,7 +54,7 @@ def search(config: SearchConfig, *, dry_run: bool = False) -> int:
     budgets = [_budget(config, design) for design in designs]
     if not helping:
         console.print(search_plan.render(designs, budgets, {arm.name: arm.build({}) for arm in arms}, trials))
-        console.print(trials.data.report.summary(), style="dim", markup=False)
+        console.print(trials.bench.data.report.summary(), style="dim", markup=False)
     if dry_run:
         return 0
     if not helping:
@@ -137,11 +137,11 @@ def _trials(config: SearchConfig, methods: Mapping[str, Method], *, tracked: boo
     """Model, tokens, reference store and tracker, once for all studies."""
     from benchmarks.comparison.comparison import check_roles, data_of, training_of
     from benchmarks.comparison.grid import accelerator
+    from benchmarks.comparison.workbench import Workbench
     from benchmarks.tuning.dev_metrics import Constraint, Sampled, known
     from benchmarks.tuning.trials import Trials
-    from experiments.models.loading import load_tokenizer, resolve_model, weights_hash
+    from experiments.models.loading import load_tokenizer, resolve_model
     from experiments.tracking import Tracker, default_uri
-    from experiments.training.reference_store import ReferenceStore
 
     metrics = tuple(known(name) for name in config.metrics)
     constraints = tuple(Constraint.parse(text) for text in config.constraints)
@@ -155,34 +155,29 @@ def _trials(config: SearchConfig, methods: Mapping[str, Method], *, tracked: boo
     check_roles(dict(methods), data)
     if not data.dev:
         raise ValueError(f"{data.name} has no dev pairs to measure a trial on; give more data or --dev-pairs")
-    weights = weights_hash(model.folder)
     tracker = None
     out = config.output.folder
     if config.output.tracking_uri != "none" and tracked:
         out.mkdir(parents=True, exist_ok=True)
         tracker = Tracker(config.output.tracking_uri or default_uri(out))
-    return Trials(
+    bench = Workbench(
         out=out,
         model=model,
-        weights=weights,
         tokenizer=tokenizer,
         data=data,
         training=training_of(config.training, len(data.train), methods),
-        facts={
-            "name": data.name,
-            "tokens": data.digest,
-            "num_train": len(data.train),
-            "num_dev": len(data.dev),
-            "max_length": config.data.max_length,
-        },
-        store=ReferenceStore(out / "reference", weights=weights),
         accelerator=accelerator(),
+        split="dev",
+        max_length=config.data.max_length,
+        checkpoint_every=config.output.checkpoint_every,
+    )
+    return Trials(
+        bench=bench,
         seeds=config.seeds,
         metrics=metrics,
         constraints=constraints,
         pruner=config.pruner,
         sampled=Sampled(num_prompts=config.num_prompts, max_new_tokens=config.max_new_tokens),
-        checkpoint_every=config.output.checkpoint_every,
         tracker=tracker,
     )
 
@@ -202,9 +197,13 @@ def _design(arm: Arm, trials: Trials, pruner: str) -> Design:
         if isinstance(distribution, CategoricalDistribution) and arm.sampler != "grid":
             space[name] = CategoricalDistribution(list(dict.fromkeys([*distribution.choices, default[name]])))
     facts = {
-        "model": {"name": trials.model.name, "weights": trials.weights, "adaptation": trials.training.adaptation},
-        "data": dict(trials.facts),
-        "training": dataclasses.asdict(trials.training),
+        "model": {
+            "name": trials.bench.model.name,
+            "weights": trials.bench.weights,
+            "adaptation": trials.bench.training.adaptation,
+        },
+        "data": dict(trials.bench.facts),
+        "training": dataclasses.asdict(trials.bench.training),
         "seeds": list(trials.seeds),
         "space": {name: json.loads(distribution_to_json(distribution)) for name, distribution in space.items()},
         "hyperparameters": flat,
@@ -267,7 +266,7 @@ def _conclude(studies: Sequence[Study], trials: Trials, console: Console) -> Non
     """Write the page, say what was found and close the studies' MLflow runs."""
     from benchmarks.reporting.study_page import write_page
 
-    page = write_page(trials.out)
+    page = write_page(trials.bench.out)
     for study in studies:
         record = study.record()
         if trials.tracker:

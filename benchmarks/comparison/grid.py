@@ -22,22 +22,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.comparison.comparison import RunPlan, planned
+from benchmarks.comparison.workbench import Workbench
 from benchmarks.planning import plan
 from benchmarks.ranking.tables import build
 from benchmarks.reporting.forms import write
 from benchmarks.reporting.terminal import terminal_tables
 from benchmarks.results import declared_runs, tuned_methods
-from benchmarks.tasks import Subject, Task, TaskSkipped
-from experiments.data.tokens import Example
-from experiments.experiment import Experiment, Precision, Training
+from benchmarks.tasks import Task, TaskSkipped
+from experiments.experiment import Training
 from experiments.manifest import write_json
-from experiments.models.forward import Policy, Scored
-from experiments.models.loading import load_model, weights_hash
+from experiments.models.forward import Policy
 from experiments.runs.cell import Cell, register_untrained, train, trained
 from experiments.tracking import RunLogger, Status, Tracker, default_uri
-from experiments.training.reference_store import ReferenceStore
-from methods.protocols import Method
-from methods.types import Role
 
 UNTRAINED = Training(steps=1, lora_rank=None)  # of the untrained model, whose address no budget changes
 # Methods that another trainer trains, for calibration: the module whose `train` does it
@@ -82,17 +78,25 @@ class Grid:
         assert comparison.tokenizer is not None
         self.comparison, self.config = comparison, comparison.config
         self.out = self.config.output.folder
-        self.model, self.data = comparison.model, comparison.data
         self.accelerator, self.console, self.main = accelerator, console, accelerator.is_main_process
-        self.weights = weights_hash(self.model.folder)
-        self.store = ReferenceStore(self.out / "reference", weights=self.weights)
+        self.bench = Workbench(
+            out=self.out,
+            model=comparison.model,
+            tokenizer=comparison.tokenizer,
+            data=comparison.data,
+            training=comparison.training,
+            accelerator=accelerator,
+            split="held_out",
+            max_length=self.config.data.max_length,
+            checkpoint_every=self.config.output.checkpoint_every,
+        )
 
     def cells(self) -> list[Cell]:
         """The untrained model, then every method at every seed."""
         methods = self.comparison.methods.items()
         return [
-            self._cell("base", None, None),
-            *(self._cell(name, method, seed) for seed in self.comparison.seeds for name, method in methods),
+            self.bench.cell("base", None, None, UNTRAINED),
+            *(self.bench.cell(name, method, seed) for seed in self.comparison.seeds for name, method in methods),
         ]
 
     def status(self, cell: Cell) -> str:
@@ -132,7 +136,7 @@ class Grid:
     def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLogger | None], progress: Progress) -> None:
         """One after the other, in this process."""
         overall = progress.add_task("cells", total=len(cells))
-        self.store.progress = self._reference_bar(progress)
+        self.bench.store.progress = self._reference_bar(progress)
         for cell in cells:
             bar = progress.add_task(title(cell), total=None)
             self.run_cell(cell, log_of(cell), functools.partial(_show, progress, bar))
@@ -159,8 +163,7 @@ class Grid:
                 if self.main:
                     register_untrained(cell)
             elif not cell.finished:
-                stored = self._reference_logps if cell.experiment.method.needs("reference") else {}
-                cell = dataclasses.replace(cell, stored=stored)
+                cell = self.bench.with_reference(cell, self.comparison.methods.values())
                 policy = _trainer(cell)(cell, accelerator=self.accelerator, log=log, progress=show)
                 if self.main and (study := self.comparison.studies.get(cell.experiment.name)):
                     write_json(cell.folder / tuned_methods.FILE, tuned_methods.about(study))
@@ -206,20 +209,9 @@ class Grid:
 
     def _evaluate(self, cell: Cell, task: Task, policy: Policy, path: Path, show: Any) -> None:
         began = time.monotonic()
-        method = cell.experiment.method
         path.parent.mkdir(parents=True, exist_ok=True)
-        assert self.comparison.tokenizer is not None
-        subject = Subject(
-            policy=policy,
-            tokenizer=self.comparison.tokenizer,
-            held_out=self.data.held_out,
-            reference=self._held_out_logps,
-            uses_reference=method is not None and "reference" in method.objective.needs,
-            folder=path.parent,
-            progress=show,
-            method=method,
-            untrained=lambda: Policy(load_model(self.model)).to(self.accelerator.device),
-        )
+        reference = self.bench.reference("held_out")
+        subject = self.bench.subject(cell, policy, folder=path.parent, reference=reference, progress=show)
         result = dataclasses.asdict(task.evaluate(subject))
         about = {
             "task": task.name,
@@ -231,53 +223,8 @@ class Grid:
         write_json(path, about | {"seconds": time.monotonic() - began} | result)
 
     def _share_trained_on(self, asked: set[str]) -> float:
-        known = {example.asked_id for example in self.data.train}
+        known = {example.asked_id for example in self.bench.data.train}
         return sum(prompt[:16] in known for prompt in asked) / max(1, len(asked))
-
-    def _cell(self, name: str, method: Method | None, seed: int | None) -> Cell:
-        experiment = Experiment(
-            name=name,
-            method=method,
-            seed=seed,
-            training=self.comparison.training if method else UNTRAINED,
-            model={"name": self.model.name, "weights": self.weights},
-            data={
-                "name": self.data.name,
-                "tokens": self.data.digest,
-                "num_train": len(self.data.train),
-                "num_held_out": len(self.data.held_out),
-                "max_length": self.config.data.max_length,
-            },
-        )
-        return Cell(
-            experiment=experiment,
-            folder=self.out / "runs" / experiment.id,
-            model=self.model,
-            data=self.data,
-            stored={},
-            checkpoint_every=self.config.output.checkpoint_every,
-        )
-
-    @functools.cached_property
-    def _reference_logps(self) -> dict[int, Scored]:
-        """By row number, for every role that a method of this comparison reads beside its reference."""
-        reading = [method for method in self.comparison.methods.values() if method.needs("reference")]
-        roles = tuple(
-            dict.fromkeys(role for method in reading for role in method.offline_reads if role in method.forwards)
-        )
-        with self.accelerator.main_process_first():
-            scored = self._stored(self.data.train, roles, self.comparison.training.precision)
-        return {example.row: entry for example, entry in zip(self.data.train, scored, strict=True)}
-
-    @functools.cached_property
-    def _held_out_logps(self) -> list[Scored]:
-        return self._stored(self.data.held_out, ("chosen", "rejected"))
-
-    def _stored(
-        self, examples: tuple[Example, ...], roles: tuple[Role, ...], precision: Precision = "float32"
-    ) -> list[Scored]:
-        policy = Policy(load_model(self.model)).to(self.accelerator.device)
-        return self.store.logps(policy, examples, roles, precision=precision)
 
     def _rank(self, tracker: Tracker | None, parent: str) -> None:
         board = build(self.out)
@@ -285,7 +232,7 @@ class Grid:
         if tracker:
             tracker.finish(parent, artifacts=tuple(paths))
         for table in board.tables:
-            if table.data["tokens"] == self.data.digest and table.model["weights"] == self.weights:
+            if table.data["tokens"] == self.bench.data.digest and table.model["weights"] == self.bench.weights:
                 console = Console()
                 console.print(*terminal_tables(table, console))
 

@@ -6,7 +6,6 @@ A claim *agrees* or *disagrees* if the 95 % interval of its paired difference li
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +91,7 @@ def _oriented(pairs: Mapping[tuple[str, str], Difference], claim: Claim) -> Diff
     other = pairs.get((claim.second, claim.first))
     if other is None:
         return None
-    return dataclasses.replace(other, estimate=-other.estimate, low=-other.high, high=-other.low)
+    return other.turned
 
 
 def _judged(claim: Claim, measure: Measure, comparison: Difference | None, share: bool) -> Finding:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,15 @@ SEEDS_NEEDED = (
 )
 
 
-def build(out: Path) -> Leaderboard:
-    """Read the store below `out` and compare what may be compared. An empty store makes an empty leaderboard."""
+def build(out: Path, only: Collection[str] | None = None) -> Leaderboard:
+    """Read the store below `out` and compare what may be compared: all runs, or those whose ids are in `only`.
+
+    An empty store makes an empty leaderboard.
+    """
     load_tasks()  # they say whether they rank
     store = load(out)
+    if only is not None:
+        store = dataclasses.replace(store, runs=tuple(run for run in store.runs if run.id in only))
     known = declared_runs.read(out)
     tables = [table for runs in _groups(store) for table in _tables(runs)]
     told = [(table, _family_sentence(table, known)) for table in tables]

@@ -16,6 +16,7 @@ right under any dependence but halves the degrees of freedom.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
@@ -57,6 +58,13 @@ class Difference(Interval):
     """The first row minus the second. `p_value` is two-sided, and None where `claims` is False."""
 
     p_value: float | None
+
+    @property
+    def turned(self) -> Difference:
+        """The second row minus the first."""
+        return dataclasses.replace(
+            self, estimate=-self.estimate, low=-self.high, high=-self.low, num_seeds=self.num_seeds[::-1]
+        )
 
 
 def paired_difference(

@@ -51,7 +51,8 @@ def render(
         assert whole is not None
         total += whole
         effort.add_row(design.name, ", ".join(design.metrics), str(budget), f"{seconds:.0f} s", f"{whole / 60:.0f} min")
-    size = f"{len(trials.data.train)} training pairs, {len(trials.data.dev)} dev pairs, {trials.training.steps} steps"
+    bench = trials.bench
+    size = f"{len(bench.data.train)} training pairs, {len(bench.data.dev)} dev pairs, {bench.training.steps} steps"
     return Group(space, effort, Text(f"{size}, seeds {', '.join(map(str, trials.seeds))}; about {total / 60:.0f} min"))
 
 
@@ -65,12 +66,16 @@ def spell(distribution: BaseDistribution) -> str:
 
 def estimate(method: Method, trials: Trials) -> float:
     """Seconds of one trial, by the rough rules of a comparison's plan; answers to prompts are not counted."""
-    machine, model, data = this_machine(trials.training.precision), meta_model(trials.model), trials.data
+    machine, model, data = (
+        this_machine(trials.bench.training.precision),
+        meta_model(trials.bench.model),
+        trials.bench.data,
+    )
     sequences = [s for example in data.train for s in example.sequences.values()]
     mean = sum(map(len, sequences)) / len(sequences)
     completion = sum(len(s.completion) for s in sequences) / len(sequences)
     seconds = costs.seconds(
-        method, trials.training, model, machine, mean_row_tokens=mean, mean_completion_tokens=completion
+        method, trials.bench.training, model, machine, mean_row_tokens=mean, mean_completion_tokens=completion
     )
     seconds += costs.scoring_seconds(model, machine, num_sequences=2 * len(data.dev), mean_row_tokens=mean)
     return seconds * len(trials.seeds)

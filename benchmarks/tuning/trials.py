@@ -12,37 +12,29 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 from filelock import FileLock
 
-from benchmarks.tasks import Subject
+from benchmarks.comparison.workbench import Workbench, scored_roles
 from benchmarks.tuning import dev_metrics
 from benchmarks.tuning.dev_metrics import Constraint, Sampled
-from experiments.data.tokens import TokenizedData
-from experiments.experiment import Experiment, Training
 from experiments.manifest import write_json
-from experiments.models.forward import Policy, Scored
-from experiments.models.loading import load_model
+from experiments.models.forward import Policy
 from experiments.runs.cell import Cell, train, trained
 from experiments.studies.sampler import RUNGS
 from experiments.studies.study import Outcome, Report, TrialFailed
 from experiments.tracking import RunLogger, Tracker, read_steps
-from experiments.training.reference_store import ReferenceStore
 from experiments.training.step_log import NonFiniteError
 from methods.protocols import Method
-from methods.types import Role
 from registry import flatten
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
-PAIR: tuple[Role, ...] = ("chosen", "rejected")
 LAST = 0.25  # of the steps: over which a discriminator's accuracy is averaged
 
 
@@ -50,23 +42,13 @@ LAST = 0.25  # of the steps: over which a discriminator's accuracy is averaged
 class Trials:
     """What every trial of a search shares; `metrics` are the objectives, in order."""
 
-    out: Path
-    model: Any
-    weights: str
-    tokenizer: PreTrainedTokenizerBase
-    data: TokenizedData
-    training: Training
-    facts: Mapping[str, Any]  # of the data, as every run's address has them
-    store: ReferenceStore
-    accelerator: Accelerator
+    bench: Workbench
     seeds: tuple[int, ...]
     metrics: tuple[str, ...]
     constraints: tuple[Constraint, ...] = ()
     pruner: str = "none"
     sampled: Sampled = dataclasses.field(default_factory=Sampled)
-    checkpoint_every: int | None = None
     tracker: Tracker | None = None
-    references: dict[tuple[str, tuple[Role, ...]], list[Scored]] = dataclasses.field(default_factory=dict)
 
     @property
     def wanted(self) -> set[str]:
@@ -76,9 +58,9 @@ class Trials:
         """Fill the reference store, so that no worker has to."""
         for method in methods:
             if method.needs("reference"):
-                self._reference("train", _scored(method))
+                self.bench.reference("train", scored_roles([method]))
         if self.wanted & set(dev_metrics.PAIR_METRICS):
-            self._reference("dev", PAIR)
+            self.bench.reference("dev")
         if "dev/length_growth" in self.wanted:
             self._untrained_length()
 
@@ -86,7 +68,7 @@ class Trials:
         """Train `method` at every seed and measure it. Raises TrialFailed where it cannot be trained, TrialPruned."""
         found, runs, seconds = list[dict[str, float]](), list[str](), 0.0
         for place, seed in enumerate(self.seeds):
-            cell = self._cell(name, method, seed)
+            cell = self.bench.cell(name, method, seed)
             runs.append(cell.experiment.id)
             cell.folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{cell.folder}.lock"), _failures(), self._logged(cell, parent, label, place) as log:
@@ -102,6 +84,8 @@ class Trials:
 
     def _measured(self, cell: Cell, log: RunLogger | None, report: Report) -> tuple[dict[str, float], float]:
         """Metrics and what they cost in seconds; from the cell's folder where they stand there."""
+        method = cell.experiment.method
+        assert method is not None
         settings = dev_metrics.settings(self.wanted, self.sampled)
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         path = cell.folder / f"dev-{key}.json"
@@ -111,10 +95,11 @@ class Trials:
                 shutil.rmtree(cell.folder)
             if not cell.finished:
                 watch = self._rungs(cell, report) if self.pruner == "hyperband" else lambda step, policy: None
-                policy = train(self._with_reference(cell), accelerator=self.accelerator, log=log, watch=watch)
+                cell = self.bench.with_reference(cell, [method])
+                policy = train(cell, accelerator=self.bench.accelerator, log=log, watch=watch)
             began = time.monotonic()
             measured = (
-                self._dev(cell, policy or trained(cell, self.accelerator.device))
+                self._dev(cell, policy or trained(cell, self.bench.accelerator.device))
                 | self._cost(cell)
                 | _adversaries(cell)
             )
@@ -127,28 +112,18 @@ class Trials:
         return found["values"], found["seconds"] + found["values"]["cost/seconds"]
 
     def _dev(self, cell: Cell, policy: Policy, wanted: Sequence[str] = ()) -> dict[str, float]:
-        method = cell.experiment.method
-        assert method is not None
         pairs = bool(self.wanted & set(dev_metrics.PAIR_METRICS))
-        subject = Subject(
-            policy=policy,
-            tokenizer=self.tokenizer,
-            held_out=self.data.dev,
-            reference=self._reference("dev", PAIR) if pairs else [],
-            uses_reference="reference" in method.objective.needs,
-            folder=cell.folder,
-            method=method,
-            untrained=lambda: Policy(load_model(self.model)).to(self.accelerator.device),
-        )
+        reference = self.bench.reference("dev") if pairs else []
+        subject = self.bench.subject(cell, policy, folder=cell.folder, reference=reference)
         names = wanted or self.wanted
         return dev_metrics.measure(subject, names, sampled=self.sampled, untrained_length=self._untrained_length)
 
     def _rungs(self, cell: Cell, report: Report) -> Callable[[int, Policy], None]:
         """Measures the first metric on the way, after the steps at which Hyperband may end a trial."""
-        steps = {math.ceil(share * self.training.steps): rung for rung, share in enumerate(RUNGS, 1)}
+        steps = {math.ceil(share * self.bench.training.steps): rung for rung, share in enumerate(RUNGS, 1)}
 
         def watch(step: int, policy: Policy) -> None:
-            if step in steps and step < self.training.steps:
+            if step in steps and step < self.bench.training.steps:
                 report(self._dev(cell, policy, self.metrics[:1])[self.metrics[0]], steps[step])
 
         return watch
@@ -159,48 +134,16 @@ class Trials:
 
     def _untrained_length(self) -> float:
         """Measured once for a model, its dev prompts and the settings."""
-        facts = [self.weights, self.data.digest, dataclasses.asdict(self.sampled)]
+        facts = [self.bench.weights, self.bench.data.digest, dataclasses.asdict(self.sampled)]
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-        path = self.out / "trials" / f"untrained-{key}.json"
+        path = self.bench.out / "trials" / f"untrained-{key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.is_file():
-                policy = Policy(load_model(self.model)).to(self.accelerator.device)
-                length = dev_metrics.untrained_length(policy, self.tokenizer, self.data.dev, self.sampled)
+                policy, bench = self.bench.untrained(), self.bench
+                length = dev_metrics.untrained_length(policy, bench.tokenizer, bench.data.dev, self.sampled)
                 write_json(path, {"mean_length": length})
         return float(json.loads(path.read_text())["mean_length"])
-
-    def _cell(self, name: str, method: Method, seed: int) -> Cell:
-        model = {"name": self.model.name, "weights": self.weights}
-        experiment = Experiment(
-            name=name, method=method, seed=seed, training=self.training, model=model, data=self.facts
-        )
-        return Cell(
-            experiment=experiment,
-            folder=self.out / "trials" / experiment.id,
-            model=self.model,
-            data=self.data,
-            stored={},
-            checkpoint_every=self.checkpoint_every,
-        )
-
-    def _with_reference(self, cell: Cell) -> Cell:
-        method = cell.experiment.method
-        assert method is not None
-        if not method.needs("reference"):
-            return cell
-        scored = self._reference("train", _scored(method))
-        return dataclasses.replace(cell, stored={e.row: s for e, s in zip(self.data.train, scored, strict=True)})
-
-    def _reference(self, split: Literal["train", "dev"], roles: tuple[Role, ...]) -> list[Scored]:
-        """Of a split's examples; the untrained model is loaded once for it."""
-        if (split, roles) not in self.references:
-            policy = Policy(load_model(self.model)).to(self.accelerator.device)
-            precision = self.training.precision if split == "train" else "float32"
-            self.references[split, roles] = self.store.logps(
-                policy, getattr(self.data, split), roles, precision=precision
-            )
-        return self.references[split, roles]
 
     @contextlib.contextmanager
     def _logged(self, cell: Cell, parent: str, label: str, place: int) -> Iterator[RunLogger | None]:
@@ -242,8 +185,3 @@ def _adversaries(cell: Cell) -> dict[str, float]:
             if found:
                 sums.setdefault(f"adversary/{part}", []).append(value)
     return {key: sum(values) / len(values) for key, values in sums.items()}
-
-
-def _scored(method: Method) -> tuple[Role, ...]:
-    """The roles whose reference log-probs training reads."""
-    return tuple(role for role in method.offline_reads if role in method.forwards)
