@@ -17,18 +17,26 @@ from methods.types import mean_over_ranks
 
 @dataclass(frozen=True)
 class States:
-    """Hidden states of b sequences, and which positions a discriminator may look at."""
+    """Hidden states of b sequences, and which positions a discriminator may look at.
+
+    `weight` says how much each sequence belongs to the set (0 or 1); None: all of them do.
+    """
 
     hidden: Float[Tensor, "b t d"]
     mask: Bool[Tensor, "b t"]
+    weight: Float[Tensor, " b"] | None = None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A discriminator's logits for each set that it was shown, and the running mean of every set it knows."""
+    """A discriminator's logits for each set that it was shown, and the running mean of every set it knows.
+
+    `seen` is 1 for a set of which anything was ever shown, and 0 for one whose mean says nothing yet.
+    """
 
     logits: dict[str, Float[Tensor, " _"]]
     means: dict[str, Float[Tensor, ""]]
+    seen: dict[str, Float[Tensor, ""]]
 
 
 def relativistic_loss(
@@ -39,6 +47,11 @@ def relativistic_loss(
 ) -> Float[Tensor, ""]:
     """BCE(winner, loser): each winner is to score above the losers' mean, each loser below the winners'."""
     return -F.logsigmoid(winner - loser_mean).mean() - F.logsigmoid(winner_mean - loser).mean()
+
+
+def weighted_mean(values: Float[Tensor, " b"], weights: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+    """Σ w·v / Σ w; 0 where no weight is above 0."""
+    return (weights * values).sum() / weights.sum().clamp(min=1)
 
 
 def adversarial_loss(lead: Float[Tensor, " b"], *, saturating: bool = False) -> Float[Tensor, ""]:
@@ -72,14 +85,14 @@ class RelativisticDiscriminator(nn.Module):
     means: Float[Tensor, " s"]
     totals: Float[Tensor, " s"]
     counts: Float[Tensor, " s"]
-    started: Bool[Tensor, ""]
+    started: Bool[Tensor, " s"]
 
     def __init__(self, network: nn.Module, sets: tuple[str, ...]) -> None:
         super().__init__()
         self.network, self.sets = network, sets
         for name in ("means", "totals", "counts"):
             self.register_buffer(name, torch.zeros(len(sets)))
-        self.register_buffer("started", torch.tensor(False))
+        self.register_buffer("started", torch.zeros(len(sets), dtype=torch.bool))
 
     def forward(self, states: Mapping[str, States]) -> Scores:
         """Score some of the sets in one pass; in training mode (all of them) also count them into the means."""
@@ -87,28 +100,34 @@ class RelativisticDiscriminator(nn.Module):
         split = self.network(joined.hidden, joined.mask).split([len(group.mask) for group in states.values()])
         logits = dict(zip(states, split, strict=True))
         if self.training:
-            self._count(logits)
+            self._count(logits, {name: group.weight for name, group in states.items()})
         # Copies: the buffer moves before the caller's graph is done with them
-        return Scores(logits, dict(zip(self.sets, self.means.clone(), strict=True)))
+        seen = (self.started | (self.counts > 0)).to(self.means.dtype)
+        return Scores(
+            logits, dict(zip(self.sets, self.means.clone(), strict=True)), dict(zip(self.sets, seen, strict=True))
+        )
 
     @torch.no_grad()
-    def _count(self, logits: Mapping[str, Tensor]) -> None:
+    def _count(self, logits: Mapping[str, Tensor], weights: Mapping[str, Tensor | None]) -> None:
         """Reduced over ranks at once: every rank holds equal buffers, so nothing is lost when DDP broadcasts them."""
-        totals = torch.stack([logits[name].sum() for name in self.sets])
-        counts = torch.stack([torch.ones_like(logits[name]).sum() for name in self.sets])
+        given = {name: torch.ones_like(logits[name]) if w is None else w for name, w in weights.items()}
+        totals = torch.stack([(logits[name] * given[name]).sum() for name in self.sets])
+        counts = torch.stack([given[name].sum() for name in self.sets])
         self.totals += mean_over_ranks(totals)
         self.counts += mean_over_ranks(counts)
-        self.means.copy_(torch.where(self.started, self.means, self.totals / self.counts))
+        self.means.copy_(torch.where(self.started | (self.counts == 0), self.means, self.totals / self.counts))
 
     @torch.no_grad()
     def end_step(self, decay: float) -> None:
         """Move each mean towards this step's: m ← decay · m + (1 − decay) · mean."""
-        assert self.counts.all(), "a step ended without a forward in training mode: there is nothing to average"
+        assert self.counts.any(), "a step ended without a forward in training mode: there is nothing to average"
+        shown = self.counts > 0
         batch = self.totals / self.counts
-        self.means.copy_(torch.where(self.started, decay * self.means + (1 - decay) * batch, batch))
+        moved = torch.where(self.started, decay * self.means + (1 - decay) * batch, batch)
+        self.means.copy_(torch.where(shown, moved, self.means))
+        self.started.logical_or_(shown)
         self.totals.zero_()
         self.counts.zero_()
-        self.started.fill_(True)
 
 
 class PerRole(nn.Module):

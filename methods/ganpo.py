@@ -98,19 +98,27 @@ class LatentAdversary:
         )
 
     def adversary_loss(self, net: nn.Module, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:
+        scores: dict[Role, Scores] = net(self.adversary_sets(batch, policy, reference))
+        return self.order_loss(scores, policy, reference)
+
+    def adversary_sets(self, batch: Batch, policy: Blocks, reference: Blocks) -> dict[Role, dict[str, States]]:
+        """The hidden states that each discriminator is shown, by set."""
         require_pairs(policy)
-        blocks = {"policy": policy, "reference": reference}
-        outputs = {f"{model}_{role}": block[role] for model, block in blocks.items() for role in ORDER}
-        states = {name: self._states(output) for name, output in outputs.items()}
-        scores: dict[Role, Scores] = net({role: {name: states[name] for name in sets} for role, sets in ORDER.items()})
+        states = {name: self._states(output) for name, output in _by_set(policy, reference).items()}
+        return {role: {name: states[name] for name in sets} for role, sets in ORDER.items()}
+
+    def order_loss(self, scores: Mapping[Role, Scores], policy: Blocks, reference: Blocks) -> Loss:
+        """Eq. 19 and 20 for scores of the four sets, and what to log about them."""
+        outputs = _by_set(policy, reference)
         losses, metrics = [], dict[str, Tensor]()
         for role, score in scores.items():
             for winner, loser in pairwise(ORDER[role]):
                 losses.append(self._compare(score, winner, loser))
                 lead = score.logits[winner] - score.logits[loser]
                 metrics |= {f"accuracy/{winner}_over_{loser}": accuracy(lead), f"gap/{winner}_over_{loser}": lead}
-            lengths = torch.cat([outputs[name].lengths for name in score.logits]).float()
-            metrics[f"length_correlation/{role}"] = correlation(torch.cat(list(score.logits.values())), lengths)
+            lengths = torch.cat([outputs[name].lengths for name in ORDER[role]]).float()
+            logits = torch.cat([score.logits[name] for name in ORDER[role]])
+            metrics[f"length_correlation/{role}"] = correlation(logits, lengths)
         return Loss(self._reduce(losses, terms=4), mean_metrics(**metrics))
 
     def penalty(self, net: nn.Module | None, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:
@@ -167,6 +175,11 @@ class LatentAdversary:
             dropout=self.dropout,
             max_positions=self.max_positions,
         )
+
+
+def _by_set(policy: Blocks, reference: Blocks) -> dict[str, Outputs]:
+    models = {"policy": policy, "reference": reference}
+    return {f"{model}_{role}": blocks[role] for model, blocks in models.items() for role in ORDER}
 
 
 def require_pairs(policy: Blocks) -> None:

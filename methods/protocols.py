@@ -125,11 +125,11 @@ class Adversary(Learner, Regularizer, Protocol):
 class Sampling:
     """How a method that reads `sampled` draws samples: a rollout at a time, from the policy as it is then.
 
-    A rollout answers the prompts of `batches` updates and serves `batches · epochs` of them.
+    A rollout answers the prompts of `batches` updates and serves `batches · epochs` of them. `keep="pair"` reads
+    samples itself: the best and the worst of a prompt become `chosen` and `rejected`.
     """
 
     name: ClassVar[str] = "sampling"
-    reads: ClassVar[tuple[Role, ...]] = ()
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     num_generations: int = 8  # samples of each prompt
@@ -140,6 +140,10 @@ class Sampling:
     epochs: int = 1  # passes over them
     verifier_weight: float = 1.0  # of the data set's verifiers in the reward; 0: they are only logged
     keep: Literal["all", "best", "pair"] = "all"  # pair: the best and the worst become `chosen` and `rejected`
+
+    @property
+    def reads(self) -> tuple[Role, ...]:
+        return ("sampled",) if self.keep == "pair" else ()
 
     def __post_init__(self) -> None:
         for field in ("num_generations", "max_new_tokens", "batches", "epochs"):
@@ -177,7 +181,8 @@ class Method:
 
     @property
     def reads(self) -> tuple[Role, ...]:
-        return tuple(dict.fromkeys(role for part in (self.objective, *self.regularizers) for role in part.reads))
+        parts = (self.objective, *self.regularizers, self.sampling)
+        return tuple(dict.fromkeys(role for part in parts for role in part.reads))
 
     @property
     def offline_reads(self) -> tuple[Role, ...]:
