@@ -15,7 +15,7 @@ from torch import Tensor
 from methods.catalogue import method, objective
 from methods.grpo import clipped_loss, group_advantages, reduce_tokens, require_samples
 from methods.protocols import Method
-from methods.types import Batch, Blocks, Loss, Need, Outputs, Role, mean_metrics
+from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, mean_metrics
 from registry import Paper, tunable
 
 PAPER = Paper(
@@ -31,6 +31,7 @@ PAPER = Paper(
 class CHORD:
     name: ClassVar[str] = "chord"
     reads: ClassVar[tuple[Role, ...]] = ("sampled", "expert")
+    logp_reduction: ClassVar[Reduction] = "mean"
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     mu_start: float = tunable(0.9, FloatDistribution(0.0, 1.0))

@@ -7,11 +7,13 @@ response weighs as much as a short one; theirs is over all tokens of the batch.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxtyping import Float
 from optuna.distributions import FloatDistribution
+from torch import Tensor
 
 from methods.catalogue import objective
 from methods.dpo import dpo_loss
-from methods.types import Batch, Blocks, Loss, Need, Role, mean_metrics, reward_metrics
+from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, mean_metrics, reward_metrics
 from registry import Paper, tunable
 
 PAPER = Paper(
@@ -27,13 +29,17 @@ PAPER = Paper(
 class CPO:
     name: ClassVar[str] = "cpo"
     reads: ClassVar[tuple[Role, ...]] = ("chosen", "rejected")
+    logp_reduction: ClassVar[Reduction] = "sum"
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     beta: float = tunable(0.1, FloatDistribution(0.01, 0.5, log=True))
     alpha: float = tunable(1.0, FloatDistribution(0.0, 2.0))
 
     def loss(self, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:
-        chosen, rejected = (self.beta * policy[role].sequence_logps for role in self.reads)
+        chosen, rejected = (self.implicit_reward(policy[role], None) for role in self.reads)
         nll = -policy["chosen"].mean_logps
         losses = dpo_loss(chosen - rejected) + self.alpha * nll
         return Loss(losses.mean(), reward_metrics(chosen, rejected) | mean_metrics(nll=nll))
+
+    def implicit_reward(self, policy: Outputs, reference: Outputs | None) -> Float[Tensor, " b"]:
+        return self.beta * policy.sequence_logps

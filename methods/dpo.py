@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from methods.catalogue import method, objective
 from methods.protocols import Method
-from methods.types import Batch, Blocks, Loss, Need, Role, reward_metrics
+from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, reward_metrics
 from registry import Paper, tunable
 
 PAPER = Paper(
@@ -34,17 +34,20 @@ def dpo_loss(margin: Float[Tensor, " b"], *, label_smoothing: float = 0.0) -> Fl
 class DPO:
     name: ClassVar[str] = "dpo"
     reads: ClassVar[tuple[Role, ...]] = ("chosen", "rejected")
+    logp_reduction: ClassVar[Reduction] = "sum"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})
 
     beta: float = tunable(0.1, FloatDistribution(0.01, 0.5, log=True))
     label_smoothing: float = 0.0
 
     def loss(self, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:
-        chosen, rejected = (
-            self.beta * (policy[role].sequence_logps - reference[role].sequence_logps) for role in self.reads
-        )
+        chosen, rejected = (self.implicit_reward(policy[role], reference[role]) for role in self.reads)
         losses = dpo_loss(chosen - rejected, label_smoothing=self.label_smoothing)
         return Loss(losses.mean(), reward_metrics(chosen, rejected))
+
+    def implicit_reward(self, policy: Outputs, reference: Outputs | None) -> Float[Tensor, " b"]:
+        assert reference is not None
+        return self.beta * (policy.sequence_logps - reference.sequence_logps)
 
 
 method("trl_dpo", Method(DPO()), PAPER, lr=5e-7, note="calibration: the same by TRL's own trainer")

@@ -13,7 +13,7 @@ from optuna.distributions import FloatDistribution
 from torch import Tensor
 
 from methods.catalogue import objective
-from methods.types import Batch, Blocks, Loss, Need, Outputs, Role, Samples, mean_metrics
+from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, Samples, mean_metrics
 from registry import Paper, tunable
 
 STD_FLOOR = 1e-4  # TRL's and the DeepSeekMath authors' guard of a group whose rewards are all alike
@@ -30,6 +30,7 @@ PAPER = Paper(
 class GRPO:
     name: ClassVar[str] = "grpo"
     reads: ClassVar[tuple[Role, ...]] = ("sampled",)
+    logp_reduction: ClassVar[Reduction] = "mean"
 
     clip: float = tunable(0.2, FloatDistribution(0.05, 0.4))
     kl: float = tunable(0.0, FloatDistribution(0.0, 0.2))  # of the k3 estimate to the reference

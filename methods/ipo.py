@@ -11,7 +11,7 @@ from optuna.distributions import FloatDistribution
 from torch import Tensor
 
 from methods.catalogue import objective
-from methods.types import Batch, Blocks, Loss, Need, Role, reward_metrics
+from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, reward_metrics
 from registry import Paper, tunable
 
 PAPER = Paper(
@@ -29,6 +29,7 @@ def ipo_loss(margin: Float[Tensor, " b"], *, tau: float) -> Float[Tensor, " b"]:
 class IPO:
     name: ClassVar[str] = "ipo"
     reads: ClassVar[tuple[Role, ...]] = ("chosen", "rejected")
+    logp_reduction: ClassVar[Reduction] = "mean"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})
 
     tau: float = tunable(0.1, FloatDistribution(0.01, 1.0, log=True))
@@ -37,3 +38,7 @@ class IPO:
         chosen, rejected = (policy[role].mean_logps - reference[role].mean_logps for role in self.reads)
         losses = ipo_loss(chosen - rejected, tau=self.tau)
         return Loss(losses.mean(), reward_metrics(self.tau * chosen, self.tau * rejected))
+
+    def implicit_reward(self, policy: Outputs, reference: Outputs | None) -> Float[Tensor, " b"]:
+        assert reference is not None
+        return self.tau * (policy.mean_logps - reference.mean_logps)

@@ -13,7 +13,7 @@ from optuna.distributions import FloatDistribution
 from torch import Tensor
 
 from methods.catalogue import objective
-from methods.types import Batch, Blocks, Loss, Need, Role, mean_metrics, mean_over_ranks
+from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, mean_metrics, mean_over_ranks
 from registry import Paper, tunable
 
 PAPER = Paper(
@@ -34,6 +34,7 @@ def kto_loss(lead: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
 class KTO:
     name: ClassVar[str] = "kto"
     reads: ClassVar[tuple[Role, ...]] = ("chosen", "rejected", "mismatched")
+    logp_reduction: ClassVar[Reduction] = "sum"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})
 
     beta: float = tunable(0.1, FloatDistribution(0.01, 0.5, log=True))
@@ -45,11 +46,7 @@ class KTO:
 
         `reward_accuracy` is the share of responses on their side of z0: unpaired data has no pairs to compare.
         """
-        rewards = {
-            role: self.beta * (policy[role].sequence_logps - reference[role].sequence_logps)
-            for role in self.reads
-            if role in policy
-        }
+        rewards = {role: self.implicit_reward(policy[role], reference[role]) for role in self.reads if role in policy}
         if not len(rewards.get("mismatched", ())):
             raise ValueError(f"kto measures its drift on mismatched rows; this batch has only {', '.join(policy)}")
         drift = mean_over_ranks(rewards["mismatched"].detach().mean()).clamp(min=0)  # β z0
@@ -66,3 +63,7 @@ class KTO:
             kl=drift / self.beta,
         )
         return Loss(torch.cat(losses).mean(), metrics)
+
+    def implicit_reward(self, policy: Outputs, reference: Outputs | None) -> Float[Tensor, " b"]:
+        assert reference is not None
+        return self.beta * (policy.sequence_logps - reference.sequence_logps)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from methods.catalogue import objective
-from methods.types import Batch, Blocks, Loss, Need, Role, mean_metrics, reward_metrics
+from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, mean_metrics, reward_metrics
 from registry import Paper, tunable
 
 PAPER = Paper(
@@ -37,6 +37,7 @@ def log_odds(mean_logps: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
 class ORPO:
     name: ClassVar[str] = "orpo"
     reads: ClassVar[tuple[Role, ...]] = ("chosen", "rejected")
+    logp_reduction: ClassVar[Reduction] = "mean"
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     lam: float = tunable(0.1, FloatDistribution(0.01, 1.0, log=True))  # λ
@@ -45,5 +46,8 @@ class ORPO:
         chosen, rejected = (policy[role].mean_logps for role in self.reads)
         log_odds_ratio = log_odds(chosen) - log_odds(rejected)
         losses = -chosen - self.lam * F.logsigmoid(log_odds_ratio)  # eq. 6
-        rewards = reward_metrics(self.lam * chosen, self.lam * rejected)
+        rewards = reward_metrics(*(self.implicit_reward(policy[role], None) for role in self.reads))
         return Loss(losses.mean(), rewards | mean_metrics(nll=-chosen, log_odds_ratio=log_odds_ratio))
+
+    def implicit_reward(self, policy: Outputs, reference: Outputs | None) -> Float[Tensor, " b"]:
+        return self.lam * policy.mean_logps

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from methods.catalogue import objective
 from methods.grpo import clipped_loss, reduce_tokens, require_samples
 from methods.protocols import Sampling
-from methods.types import Batch, Blocks, Loss, Need, Outputs, Role, Samples, mean_metrics
+from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, Samples, mean_metrics
 from registry import Paper, tunable
 
 
@@ -30,6 +30,7 @@ from registry import Paper, tunable
 class PPO:
     name: ClassVar[str] = "ppo"
     reads: ClassVar[tuple[Role, ...]] = ("sampled",)
+    logp_reduction: ClassVar[Reduction] = "mean"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference", "states"})
 
     clip: float = tunable(0.2, FloatDistribution(0.05, 0.4))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.types import Batch, Blocks, Loss, Need, Outputs, Role, Samples
+from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, Samples
 from registry import tunable
 
 
@@ -32,7 +32,23 @@ class Part(Protocol):
 
 @runtime_checkable
 class Objective(Part, Protocol):
+    """`logp_reduction` says what the loss makes of the log-probs of a response's tokens.
+
+    Gradients of a sum grow with the response, those of a mean do not: the two want learning rates of their own.
+    """
+
+    logp_reduction: ClassVar[Reduction]
+
     def loss(self, batch: Batch, policy: Blocks, reference: Blocks) -> Loss: ...
+
+
+@runtime_checkable
+class ImplicitReward(Objective, Protocol):
+    """An objective that compares the rewards of responses, which it reads off the policy's own log-probs."""
+
+    def implicit_reward(self, policy: Outputs, reference: Outputs | None) -> Float[Tensor, " b"]:
+        """Of each response of a block; `reference` is None for an objective that needs none."""
+        ...
 
 
 @runtime_checkable

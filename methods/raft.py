@@ -13,7 +13,7 @@ from torch import Tensor
 from methods.catalogue import objective
 from methods.grpo import require_samples
 from methods.protocols import Sampling
-from methods.types import Batch, Blocks, Loss, Need, Role, Samples, mean_metrics
+from methods.types import Batch, Blocks, Loss, Need, Reduction, Role, Samples, mean_metrics
 from registry import Paper
 
 PAPER = Paper(
@@ -34,6 +34,7 @@ PAPER = Paper(
 class RAFT:
     name: ClassVar[str] = "raft"
     reads: ClassVar[tuple[Role, ...]] = ("sampled",)
+    logp_reduction: ClassVar[Reduction] = "mean"
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     def loss(self, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:

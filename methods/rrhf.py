@@ -12,7 +12,7 @@ from methods.catalogue import objective
 from methods.grpo import require_samples
 from methods.protocols import Sampling
 from methods.raft import best_of_groups
-from methods.types import Batch, Blocks, Loss, Need, Role, mean_metrics
+from methods.types import Batch, Blocks, Loss, Need, Reduction, Role, mean_metrics
 from registry import Paper, tunable
 
 PAPER = Paper(
@@ -30,6 +30,7 @@ class RRHF:
 
     name: ClassVar[str] = "rrhf"
     reads: ClassVar[tuple[Role, ...]] = ("sampled",)
+    logp_reduction: ClassVar[Reduction] = "mean"
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     weight: float = tunable(1.0, FloatDistribution(0.1, 10.0, log=True))

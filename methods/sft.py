@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from methods.catalogue import objective
-from methods.types import Batch, Blocks, Loss, Need, Role
+from methods.types import Batch, Blocks, Loss, Need, Reduction, Role
 from registry import Paper
 
 PAPER = Paper(
@@ -17,6 +17,7 @@ PAPER = Paper(
 class SFT:
     name: ClassVar[str] = "sft"
     reads: ClassVar[tuple[Role, ...]] = ("expert",)
+    logp_reduction: ClassVar[Reduction] = "mean"
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     def loss(self, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from methods.catalogue import objective
-from methods.types import Batch, Blocks, Loss, Need, Role, reward_metrics
+from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, reward_metrics
 from registry import Paper, tunable
 
 PAPER = Paper(
@@ -33,12 +33,16 @@ def simpo_loss(margin: Float[Tensor, " b"], *, gamma: float) -> Float[Tensor, " 
 class SimPO:
     name: ClassVar[str] = "simpo"
     reads: ClassVar[tuple[Role, ...]] = ("chosen", "rejected")
+    logp_reduction: ClassVar[Reduction] = "mean"
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     beta: float = tunable(2.0, FloatDistribution(1.0, 10.0))
     gamma_beta_ratio: float = tunable(0.5, FloatDistribution(0.0, 1.0))
 
     def loss(self, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:
-        chosen, rejected = (self.beta * policy[role].mean_logps for role in self.reads)
+        chosen, rejected = (self.implicit_reward(policy[role], None) for role in self.reads)
         losses = simpo_loss(chosen - rejected, gamma=self.beta * self.gamma_beta_ratio)
         return Loss(losses.mean(), reward_metrics(chosen, rejected))
+
+    def implicit_reward(self, policy: Outputs, reference: Outputs | None) -> Float[Tensor, " b"]:
+        return self.beta * policy.mean_logps

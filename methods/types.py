@@ -16,6 +16,7 @@ from torch import Tensor
 Role: TypeAlias = Literal["chosen", "rejected", "sampled", "expert", "mismatched"]
 # hidden, padded_hidden: the reference's too, where a part needs a reference; states: the policy's only
 Need: TypeAlias = Literal["reference", "hidden", "padded_hidden", "states"]
+Reduction: TypeAlias = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What may be concluded from paired scores: intervals, corrected p-values, ranks, ratings and calibration.
+"""What may be concluded from paired scores: intervals, corrected p-values, ranks and ratings.
 
 A row of scores is an array: `(seeds, items)` for a method that was trained, `(items,)` for one that has no seeds (the
 untrained model, a published answer sheet). Items of one cluster (one prompt) depend on each other.
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from scipy import optimize, special, stats
 
 from benchmarks.statistics.bootstrap import Scores as Scores
@@ -255,43 +255,3 @@ def _share_won(
 ) -> Float[np.ndarray, " resamples"]:
     gaps = a[:, :, None] - b[:, None]
     return np.asarray(((gaps > 0) + 0.5 * (gaps == 0)).mean((1, 2)))
-
-
-@dataclass(frozen=True)
-class Bin:
-    """One bar of a reliability diagram. Means are None in an empty bin."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float | None
-    accuracy: float | None
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """`error` is the mean gap between confidence and accuracy, weighted by the bins' counts."""
-
-    error: float
-    bins: tuple[Bin, ...]
-
-
-def expected_calibration_error(
-    confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"] | Float[np.ndarray, " n"], *, bins: int = 10
-) -> Calibration:
-    """Equally wide bins over 0 … 1, closed above, as Guo et al. 2017 (arXiv:1706.04599)."""
-    confidence, correct = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
-    if confidence.shape != correct.shape or not len(confidence) or not ((confidence >= 0) & (confidence <= 1)).all():
-        raise ValueError(
-            f"confidence of shape {confidence.shape} and correct of shape {correct.shape}: give as many of both, at "
-            "least one, and confidence within 0 … 1"
-        )
-    edges = np.linspace(0, 1, bins + 1)
-    codes: Int[np.ndarray, " n"] = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    counts = np.bincount(codes, minlength=bins)
-    sums = [np.bincount(codes, weights=values, minlength=bins) for values in (confidence, correct)]
-    means = [[float(total / count) if count else None for total, count in zip(s, counts, strict=True)] for s in sums]
-    return Calibration(
-        error=float(np.abs(sums[0] - sums[1]).sum() / len(confidence)),
-        bins=tuple(map(Bin, edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), *means)),
-    )

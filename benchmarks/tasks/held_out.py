@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit
 
-from benchmarks.statistics.significance import expected_calibration_error
 from benchmarks.tasks import Item, Subject, TaskResult, task
+from experiments.rewards.calibration import expected_calibration_error
 from registry import Paper
 
 if TYPE_CHECKING:

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import expit
 
-from benchmarks.statistics.significance import expected_calibration_error
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from benchmarks.tasks.learned import discriminators, reward_models, untrained
+from experiments.rewards.calibration import calibration_of_margins, preferred
 from registry import Paper
 
 if TYPE_CHECKING:
@@ -100,9 +99,9 @@ class _Round:
 
 
 def _judged(label: str, margin: Float[np.ndarray, " n"], tie: float) -> _Round:
-    right = np.where(np.abs(margin) <= tie, 0.5, margin > 0)
-    calibration = expected_calibration_error(expit(np.abs(margin)), right)
-    return _Round(label, margin, right, calibration.error, [asdict(part) for part in calibration.bins])
+    calibration = calibration_of_margins(margin, tie=tie)
+    bins = [asdict(part) for part in calibration.bins]
+    return _Round(label, margin, preferred(margin, tie=tie), calibration.error, bins)
 
 
 def _policy_scores(subject: Subject, pairs: Sequence[Example]) -> dict[str, Float[np.ndarray, " n"]]:

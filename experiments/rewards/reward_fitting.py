@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from experiments.data.tokens import TokenPair
+from experiments.rewards.calibration import calibration_of_margins, preferred
 from experiments.rewards.reward_models import RewardModel, score_rows, scores
 from experiments.training.players import private_randomness
 from methods.reward_losses import (
     RewardLoss,
-    calibration_error,
     classification_loss,
-    pair_accuracy,
     ranking_loss,
     weighted_mean,
     wgan_loss,
@@ -167,7 +166,8 @@ def quality(model: RewardModel, pairs: Sequence[RankedItem]) -> dict[str, float]
         return {}
     better = scores(model, [(pair.better, pair.given) for pair in pairs])
     worse = scores(model, [(pair.worse[0], pair.given) for pair in pairs])
-    return {"accuracy": pair_accuracy(better - worse), "ece": calibration_error(better - worse)}
+    margins = (better - worse).double().cpu().numpy()
+    return {"accuracy": float(preferred(margins).mean()), "ece": calibration_of_margins(margins).error}
 
 
 def _parts(batch: Sequence[Item]) -> list[list[Item]]:

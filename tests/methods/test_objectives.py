@@ -14,6 +14,7 @@ from methods.ipo import IPO, ipo_loss
 from methods.kto import KTO, kto_loss
 from methods.nll import NLL
 from methods.orpo import ORPO, log_odds
+from methods.protocols import ImplicitReward
 from methods.sft import SFT
 from methods.simpo import SimPO, simpo_loss
 from methods.types import Batch, Outputs, Tokens
@@ -216,3 +217,27 @@ def test_policy_equal_to_reference_has_no_margin(name, policy_model):
     metrics = objective.loss(batch, blocks, blocks).metrics
     assert metrics["reward_margin"] == 0
     assert metrics["reward_accuracy"] == 0
+
+
+REWARDING = [name for name in OFFLINE if isinstance(OBJECTIVES[name].spec, ImplicitReward)]
+
+
+@pytest.mark.parametrize("name", REWARDING)
+def test_the_reward_of_a_response_is_the_one_whose_margin_training_logs(name, policy_model, reference_model):
+    objective, batch = OBJECTIVES[name].spec, pairs()
+    policy, reference = run(policy_model, batch.blocks), run(reference_model, batch.blocks)
+    kept = reference if "reference" in objective.needs else {}
+    rewards = {role: objective.implicit_reward(policy[role], kept.get(role)) for role in ("chosen", "rejected")}
+    logged = objective.loss(batch, policy, kept).metrics
+    for role, own in rewards.items():
+        torch.testing.assert_close(logged[f"reward_{role}"], own.mean())
+    grown = Outputs(*(part.repeat(1, 2) for part in (policy["chosen"].logps, policy["chosen"].mask)))
+    if "reference" not in objective.needs:  # a response said twice: a sum doubles, a mean stays
+        factor = {"sum": 2, "mean": 1}[objective.logp_reduction]
+        torch.testing.assert_close(objective.implicit_reward(grown, None), factor * rewards["chosen"])
+
+
+def test_every_objective_says_what_it_makes_of_log_probs():
+    sums = {name for name, card in OBJECTIVES.items() if card.spec.logp_reduction == "sum"}
+    assert sums == {"dpo", "cpo", "kto"}
+    assert set(REWARDING) == {"dpo", "cpo", "kto", "ipo", "simpo", "orpo"}

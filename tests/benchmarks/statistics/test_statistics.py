@@ -7,7 +7,6 @@ from benchmarks.statistics.significance import (
     Difference,
     compare,
     detection_power,
-    expected_calibration_error,
     holm,
     honest_ranks,
     mean_interval,
@@ -312,20 +311,3 @@ def test_probability_of_improvement_counts_runs_that_win():
     estimate, low, high = probability_of_improvement(better, better, rng=rng)
     assert estimate == 0.5
     assert low < 0.5 < high
-
-
-def test_calibration_error_is_the_weighted_gap_of_the_bins():
-    calibration = expected_calibration_error(np.array([0.1, 0.65, 0.7, 0.61, 1.0]), np.array([0, 1, 0, 1, 1]))
-    # bins (0, .1]: gap .1; (.6, .7]: confidence 1.96/3, accuracy 2/3; (.9, 1]: exact
-    assert calibration.error == pytest.approx((0.1 + (2 - 1.96)) / 5)
-    assert [bar.count for bar in calibration.bins] == [1, 0, 0, 0, 0, 0, 3, 0, 0, 1]
-    assert calibration.bins[1].accuracy is None
-    assert calibration.bins[6].accuracy == pytest.approx(2 / 3)
-
-
-def test_calibration_error_of_a_calibrated_judge_vanishes():
-    rng = np.random.default_rng(18)
-    confidence = rng.random(200_000)
-    assert expected_calibration_error(confidence, rng.random(200_000) < confidence).error < 0.01
-    with pytest.raises(ValueError, match="within 0 … 1"):
-        expected_calibration_error(confidence + 1, confidence > 0)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.statistics.significance import expected_calibration_error
 from benchmarks.tasks import TASKS, Subject
 from benchmarks.tasks.held_out import HeldOut
 from experiments.data.tokens import Example, TokenPair
 from experiments.models.forward import Policy, score
+from experiments.rewards.calibration import expected_calibration_error
 from tests.tiny import tiny_model, tiny_tokenizer
 
 PAIR = ("chosen", "rejected")

@@ -11,7 +11,7 @@ from experiments.models.forward import Policy
 from experiments.models.loading import load_tokenizer
 from experiments.rewards.reward_fitting import Fitting, Labelled, RankedItem, fit, quality
 from experiments.rewards.reward_models import block_of, reward_model, scores
-from methods.reward_losses import calibration_error, classification_loss, pair_accuracy, ranking_loss, wgan_loss
+from methods.reward_losses import classification_loss, ranking_loss, wgan_loss
 from tests.experiments.rewards.tiny_encoder import save_tiny_encoder
 from tests.tiny import save_tiny, tiny_model
 
@@ -74,15 +74,6 @@ def test_losses_at_four_numbers():
     assert classification_loss(margin, torch.tensor([1.0, 0.0]))[1].item() == pytest.approx(
         2 + math.log1p(math.exp(-2))
     )
-
-
-def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
-    sure = torch.full((4,), 20.0)
-    assert calibration_error(sure) == pytest.approx(0.0, abs=1e-6)
-    assert calibration_error(-sure) == pytest.approx(1.0, abs=1e-6)
-    half = torch.tensor([1.0, -1.0]) * math.log(3)  # three quarters sure, right half of the time
-    assert calibration_error(half) == pytest.approx(0.25, abs=1e-6)
-    assert pair_accuracy(torch.tensor([1.0, 0.0, -1.0, 2.0])) == 0.5
 
 
 @pytest.mark.parametrize("kind", KINDS)
