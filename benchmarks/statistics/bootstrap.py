@@ -27,6 +27,11 @@ class Table:
         return float(self.sums.sum() / (len(self.sums) * self.sizes.sum()))
 
     @property
+    def is_share(self) -> bool:
+        """Whether every prompt's mean lies in 0 … 1."""
+        return bool(((self.sums >= 0) & (self.sums <= self.sizes)).all())
+
+    @property
     def influence(self) -> Float[np.ndarray, "seeds prompts"]:
         """A table of one value for each prompt with the same seed means; a prompt with more items weighs more."""
         return np.asarray(self.mean + (self.sums - self.sizes * self.mean) / self.sizes.mean())

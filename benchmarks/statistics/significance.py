@@ -7,7 +7,9 @@ All seeds answer the same prompts, so both are resampled, independently of each 
 bootstrap. Its variance is biased in a known way: n resampled things vary (n − 1)/n of what they should, and the
 interaction of seeds with prompts counts three times (Owen 2007, arXiv:0712.1111). The mean squares of the
 seed × prompt table correct both, and Student's t with Welch–Satterthwaite degrees of freedom replaces the normal.
-Settled by simulated coverage, which the test suite repeats.
+Settled by simulated coverage, which the test suite repeats: over 3 to 10 seeds (also 3 against 10, and rows without
+seeds), pass rates from .02 to .97, 200 and 541 prompts and standard deviations of a seed up to .06, equal methods are
+declared different in at most 5.3 % of comparisons, and intervals of single rows cover 93.4 to 97.7 %.
 
 Seeds count as independent between methods. What methods share under one seed (the order of the data) makes their runs
 more alike, so these intervals err on the wide side; `paired_seeds=True` takes seed i of both as one pair, which is
@@ -17,6 +19,7 @@ right under any dependence but halves the degrees of freedom.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
@@ -31,6 +34,7 @@ from benchmarks.statistics.ratings import Battle as Battle
 from benchmarks.statistics.ratings import Rating as Rating
 from benchmarks.statistics.ratings import bradley_terry as bradley_terry
 
+FEWEST_SEEDS = 3  # of every row that has seeds: 2 against 10 reject 12 % of pairs of equal methods instead of 5
 Pair: TypeAlias = tuple[str, str]
 K = TypeVar("K", bound=Hashable)
 
@@ -39,8 +43,8 @@ K = TypeVar("K", bound=Hashable)
 class Interval:
     """An estimate and what it may be off by.
 
-    `claims` is False where too few seeds were run: the interval then holds for prompts only, and speaks of these very
-    runs instead of their methods.
+    `claims` is False where a row has fewer than `FEWEST_SEEDS`: the interval then holds for prompts only, and speaks of
+    these very runs instead of their methods.
     """
 
     estimate: float
@@ -103,11 +107,26 @@ def mean_interval(
     clusters: Sequence[Hashable] | None = None,
     num_resamples: int = 10_000,
     confidence: float = 0.95,
+    share: bool = False,
 ) -> Interval:
-    """The mean of one row."""
+    """The mean of one row. `share`: it lies in 0 … 1, and its bounds do too, uneven near the ends."""
     tables = tables_of({"row": scores}, clusters)
     variance = np.var(crossed_means(tables, rng, num_resamples, paired_seeds=False)["row"], ddof=1)
-    return _interval(list(tables.values()), float(variance), paired_seeds=False, confidence=confidence)
+    interval = _interval(list(tables.values()), float(variance), paired_seeds=False, confidence=confidence)
+    return _within_the_scale(interval, confidence) if share else interval
+
+
+def _within_the_scale(of: Interval, confidence: float) -> Interval:
+    """Wilson's bounds: as many independent prompts as would have this standard error, and Student's t for the normal.
+
+    A symmetric interval at a rate of .02 covers 81–92 % where 95 are meant. Where nothing varied, every prompt counts.
+    """
+    rate = min(max(of.estimate, 0.0), 1.0)
+    spread = rate * (1 - rate)
+    prompts = spread / of.se**2 if of.se and spread else of.num_prompts
+    reach = float(stats.t.ppf((1 + confidence) / 2, of.df)) ** 2 / prompts
+    middle, half = (rate + reach / 2) / (1 + reach), math.sqrt(reach * spread + reach**2 / 4) / (1 + reach)
+    return dataclasses.replace(of, low=max(middle - half, 0.0), high=min(middle + half, 1.0))
 
 
 def probability_of_improvement(
@@ -208,9 +227,9 @@ def _interval(tables: Sequence[Table], variance: float, paired_seeds: bool, conf
         sheets.append(-tables[1].influence)
     if paired_seeds:
         sheets, seeded = [np.sum(sheets, axis=0)], [any(seeded)]
-    se, df = _corrected(variance, sheets)
+    unseeded = [table for table in tables if not table.seeded] if len(tables) == 2 else []
+    se, df = _corrected(variance, sheets, num_unseeded_shares=sum(table.is_share for table in unseeded))
     half = float(stats.t.ppf((1 + confidence) / 2, df)) * se
-    freedom = [len(sheet) - 1 for sheet, has_seeds in zip(sheets, seeded, strict=True) if has_seeds]
     return Interval(
         estimate=estimate,
         low=estimate - half,
@@ -219,20 +238,23 @@ def _interval(tables: Sequence[Table], variance: float, paired_seeds: bool, conf
         df=df,
         num_seeds=tuple(len(table.sums) if table.seeded else 0 for table in tables),
         num_prompts=sheets[0].shape[1],
-        # with a single degree of freedom for seeds 95 % intervals cover 90 %
-        claims=not freedom or (min(freedom) > 0 and sum(freedom) > 1),
+        claims=all(len(table.sums) >= FEWEST_SEEDS for table in tables if table.seeded),
     )
 
 
-def _corrected(variance: float, sheets: Sequence[Float[np.ndarray, "_ prompts"]]) -> tuple[float, float]:
+def _corrected(
+    variance: float, sheets: Sequence[Float[np.ndarray, "_ prompts"]], *, num_unseeded_shares: int
+) -> tuple[float, float]:
     """Standard error and degrees of freedom of a sum of means, from the variance of its crossed bootstrap."""
     num_prompts = sheets[0].shape[1]
     prompts = np.sum([sheet.mean(0) for sheet in sheets], axis=0).var(ddof=1) / num_prompts
     variance += prompts / num_prompts
+    # as if one more prompt had come out otherwise, for a row that answers once: a rate of .02 may show no success, and
+    # then no variance, by luck. Without it such a row and one of ten seeds were declared different in 7–9 %, now 3–5
+    surprise = num_unseeded_shares / num_prompts**2
+    prompts, variance = prompts + surprise, variance + surprise
     seeded = [sheet for sheet in sheets if len(sheet) > 1]
-    # Satterthwaite's df leans low with two seed components (squares of estimates are (f + 2)/f too large), high with
-    # one. Simulated with 3 seeds, this takes coverage from 92.5–97.5 % to 93.5–97 %
-    lean = {0: 0, 1: -1, 2: 2}[len(seeded)]
+    lean = _lean([len(sheet) for sheet in seeded])
     parts = [(prompts, num_prompts - 1)]
     for sheet in seeded:
         num_seeds = len(sheet)
@@ -248,6 +270,18 @@ def _corrected(variance: float, sheets: Sequence[Float[np.ndarray, "_ prompts"]]
     squares = float(sum(part**2 / max(f + lean, 0.5) for part, f in parts))
     fewest = float(min(f for _, f in parts))
     return variance**0.5, max(variance**2 / squares - lean, fewest) if squares else fewest
+
+
+def _lean(num_seeds: Sequence[int]) -> float:
+    """What Satterthwaite's degrees of freedom are corrected by, settled by simulation.
+
+    They lean low with two equal seed components (squares of estimates are (f + 2)/f too large) and high with one, or
+    with two of which one has most of the variance: 3 seeds against 10 rejected 6–8 % without this, 4–5 with it.
+    """
+    if not num_seeds:
+        return 0.0
+    lowest = -min(2.0, min(num_seeds) - 1.5)
+    return lowest if len(num_seeds) == 1 else max(1.5 - 4.2 * (1 - min(num_seeds) / max(num_seeds)), lowest)
 
 
 def _share_won(

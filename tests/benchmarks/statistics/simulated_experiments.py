@@ -1,10 +1,12 @@
 """Simulated comparisons of two methods with known truth, and the check that their intervals are held to."""
 
 import numpy as np
+from scipy.special import expit
 
 from benchmarks.statistics.significance import compare
 
 NUM_PROMPTS = 200
+NORMAL = (lambda at, weights: (at, weights / weights.sum()))(*np.polynomial.hermite_e.hermegauss(9))
 BATCH = 100  # simulated experiments that share their resampled prompts, to save time
 
 
@@ -25,6 +27,32 @@ def experiments(rng, repetitions, num_seeds, seed_sd, *, effect=0.0, taste=0.08,
     liking = taste * rng.choice([-1, 1], prompts.shape)
     a = passes(rng, prompts + liking / 2, num_seeds, seed_sd, effect)
     return a, passes(rng, prompts - liking / 2, num_seeds, seed_sd)
+
+
+def graded(rng, repetitions, num_seeds, rate, num_prompts, seed_sd, *, taste=0.3):
+    """Equal methods at a pass rate near 0, near 1 or between: one array for each of `num_seeds`, 0 for a row without.
+
+    Prompts differ in difficulty; `seed_sd` is in log-odds, .25 of which are .06 at a rate of one half.
+    """
+    difficulty = np.clip(rng.beta(5 * rate, 5 * (1 - rate), (repetitions, 1, num_prompts)), 1e-6, 1 - 1e-6)
+    odds = np.log(difficulty / (1 - difficulty))
+    liking = taste * rng.choice([-1, 1], odds.shape)
+    rows = []
+    for sign, number in zip((1, -1), num_seeds, strict=False):
+        mine = odds + sign * liking
+        if number:
+            rates = expit(mine + seed_sd * rng.standard_normal((repetitions, number, 1)))
+        else:  # what the seeds of the other row pass on average
+            rates = sum(weight * expit(mine + seed_sd * at) for at, weight in zip(*NORMAL, strict=True))
+        passed = (rng.random((repetitions, max(number, 1), num_prompts)) < rates) + 0.0
+        rows.append(passed if number else passed[:, 0])
+    return rows
+
+
+def rate_of(rng, rate, seed_sd, *, taste=0.3):
+    """What `graded` rows pass in the long run."""
+    (many,) = graded(rng, 1, (60,), rate, 60_000, seed_sd, taste=taste)
+    return float(many.mean())
 
 
 def comparisons_of(rng, a, b, **settings):

@@ -21,10 +21,14 @@ from tests.benchmarks.statistics.simulated_experiments import (
     coverage,
     difficulty,
     experiments,
+    graded,
     honest,
     passes,
+    rate_of,
 )
 
+DESIGNS = [(3, 3), (3, 5), (3, 10), (5, 10), (3, 0), (5, 0), (10, 0)]  # seeds of each row; 0: it has none
+RATES = [(0.02, 200), (0.02, 541), (0.3, 541), (0.5, 200), (0.97, 541)]  # with the number of prompts
 GRID = [(num_seeds, seed_sd) for num_seeds in (3, 5, 10) for seed_sd in (0, 0.02, 0.06)]
 
 
@@ -145,11 +149,18 @@ def test_one_seed_gives_an_interval_over_prompts_and_no_claim():
     assert coverage((low, high)) < 0.8  # which is why it makes no claim about the methods
 
 
-@pytest.mark.parametrize(("num_seeds", "paired_seeds", "claims"), [(2, False, True), (2, True, False), (3, True, True)])
-def test_claims_need_two_degrees_of_freedom_for_seeds(num_seeds, paired_seeds, claims):
+@pytest.mark.parametrize(
+    ("num_seeds", "claims"),
+    [((2, 2), False), ((2, 10), False), ((10, 1), False), ((0, 2), False), ((3, 3), True), ((0, 3), True)],
+)
+def test_claims_need_three_seeds_in_every_row_that_has_seeds(num_seeds, claims):
     rng = np.random.default_rng(7)
-    a, b = rng.random((2, num_seeds, 20))
-    assert paired_difference(a, b, rng=rng, paired_seeds=paired_seeds).claims == claims
+    a, b = (rng.random((number, 20)) if number else rng.random(20) for number in num_seeds)
+    comparison = paired_difference(a, b, rng=rng)
+    assert comparison.claims == claims
+    assert (comparison.p_value is not None) == claims
+    if len(a) == len(b):
+        assert paired_difference(a, b, rng=rng, paired_seeds=True).claims == claims
 
 
 def test_paired_seeds_gain_from_runs_that_are_alike():
@@ -184,6 +195,70 @@ def test_a_method_under_two_names_is_declared_different_in_at_most_five_per_cent
         for cell in GRID
     ]
     assert np.mean(declared) <= 0.05
+
+
+def declared_different(rng, num_seeds, rate, num_prompts, repetitions):
+    """Shares of the comparisons of equal methods that come out significant, over standard deviations of a seed."""
+    found = []
+    for seed_sd in (0, 0.12, 0.25):
+        comparisons = comparisons_of(rng, *graded(rng, repetitions, num_seeds, rate, num_prompts, seed_sd))
+        found.append(float(np.mean([c.p_value < 0.05 for c in comparisons])))
+    return found
+
+
+def monte_carlo(repetitions):
+    """Two standard errors of a share of 5 % that is counted so often."""
+    return 2 * (0.05 * 0.95 / repetitions) ** 0.5
+
+
+@pytest.mark.parametrize("num_seeds", [(3, 10), (10, 0)])
+def test_equal_methods_with_unequal_numbers_of_seeds_differ_in_at_most_five_per_cent(num_seeds):
+    rng = np.random.default_rng([17, *num_seeds])
+    cells = [(0.02, 200), (0.5, 200), (0.97, 541)]
+    shares = [share for cell in cells for share in declared_different(rng, num_seeds, *cell, repetitions=400)]
+    assert np.mean(shares) <= 0.05 + monte_carlo(400 * len(shares)), shares
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rate", "num_prompts"), RATES)
+@pytest.mark.parametrize("num_seeds", DESIGNS)
+def test_equal_methods_differ_in_at_most_five_per_cent_of_every_cell(num_seeds, rate, num_prompts):
+    rng = np.random.default_rng([18, *num_seeds, num_prompts])
+    shares = declared_different(rng, num_seeds, rate, num_prompts, repetitions=4000)
+    assert max(shares) <= 0.05 + monte_carlo(4000), shares
+
+
+def covered(num_seeds, rate, num_prompts, seed_sd, repetitions):
+    """How often the interval of one row holds the rate that the row has in the long run."""
+    rng = np.random.default_rng([19, num_seeds, num_prompts, int(100 * seed_sd)])
+    (rows,) = graded(rng, repetitions, (num_seeds,), rate, num_prompts, seed_sd)
+    found = [mean_interval(row, rng=rng, num_resamples=500, share=True) for row in rows]
+    assert all(0 <= i.low <= i.estimate <= i.high <= 1 for i in found)
+    return coverage(bounds(found), truth=rate_of(rng, rate, seed_sd))
+
+
+@pytest.mark.parametrize(("num_seeds", "rate", "num_prompts"), [(0, 0.02, 100), (0, 0.97, 100), (5, 0.02, 100)])
+def test_intervals_of_rates_near_the_ends_cover_as_often_as_they_say(num_seeds, rate, num_prompts):
+    assert covered(num_seeds, rate, num_prompts, 0.1, repetitions=800) >= 0.93
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed_sd", [0, 0.25])
+@pytest.mark.parametrize(("rate", "num_prompts"), [*RATES, (0.05, 60), (0.97, 100)])
+@pytest.mark.parametrize("num_seeds", [0, 3, 5, 10])
+def test_intervals_of_rates_cover_in_every_cell(num_seeds, rate, num_prompts, seed_sd):
+    assert 0.925 <= covered(num_seeds, rate, num_prompts, seed_sd if num_seeds else 0, repetitions=3000) <= 0.985
+
+
+def test_bounds_of_a_rate_are_wilsons_where_prompts_alone_vary():
+    from statsmodels.stats.proportion import proportion_confint
+
+    scores = (np.arange(4000) < 80) + 0.0
+    interval = mean_interval(scores, rng=np.random.default_rng(0), share=True)
+    assert (interval.low, interval.high) == pytest.approx(proportion_confint(80, 4000, method="wilson"), abs=2e-4)
+    none = mean_interval(np.zeros((3, 100)), rng=np.random.default_rng(0), share=True)
+    assert none.low == 0
+    assert 0.03 < none.high < 0.2, "nothing was seen in a hundred prompts, which is not never"
 
 
 def test_a_family_of_equal_methods_shares_the_first_rank_in_at_least_95_per_cent():
