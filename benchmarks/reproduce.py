@@ -125,17 +125,15 @@ def _show(command: Sequence[str], console: rich.console.Console) -> None:
 
 def config_for(stage: Sequence[Arm], scale: Scale, out: Path, further: Sequence[str] = ()) -> ComparisonConfig:
     """The comparison of a group of arms that can be run together; `further` are options of `benchmarks.run`."""
-    from methods import resolve
-    from registry import flatten
+    from benchmarks.presets.arms import settings_of, with_length
 
     command = ["--methods", ",".join(arm.method for arm in stage), *scale.arguments, "--out", str(out)]
     if stage[0].dataset is not None:
         command += ["--dataset", stage[0].dataset]
     for arm in stage:
-        known = {"lr", *flatten(resolve(arm.method).spec)}
-        settings = {key: value for key, value in scale.settings.items() if key in known} | dict(arm.settings)
+        settings = settings_of(arm, scale)
         command += [text for key, value in settings.items() for text in ("--set", f"{arm.method}.{key}={value}")]
-    return config_of(ComparisonConfig, parser().parse_args([*command, *further]))
+    return with_length(config_of(ComparisonConfig, parser().parse_args([*command, *further])), stage[0])
 
 
 def tables(found: Reproduction) -> list[rich.table.Table]:
@@ -143,14 +141,15 @@ def tables(found: Reproduction) -> list[rich.table.Table]:
     from rich import box
     from rich.table import Table
 
+    from benchmarks.presets.arms import differences
     from benchmarks.ranking import figures
 
     preset, scale = found.preset, found.preset.scales[found.scale]
     claims = Table(
         title=f"{preset.name} · {preset.where} of arXiv:{preset.paper.arxiv} · {found.scale}", box=box.SIMPLE_HEAD
     )
-    for heading, justify in (("claim", "left"), ("paper", "right"), ("measured", "right"), ("verdict", "left")):
-        claims.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for heading in ("claim", "they differ in", "paper", "measured", "verdict"):
+        claims.add_column(heading, justify="right" if heading in ("paper", "measured") else "left")
     for finding in found.findings:
         comparison = finding.comparison
         shown = figures.interval(comparison, share=finding.share, signed=True) if comparison else figures.NONE
@@ -158,6 +157,7 @@ def tables(found: Reproduction) -> list[rich.table.Table]:
         told = f"{finding.verdict}: {finding.why}" if finding.why else finding.verdict
         claims.add_row(
             f"{finding.claim.sentence}, {finding.measure.name}",
+            ", ".join(differences(preset, found.scale, finding.claim.first, finding.claim.second)),
             figures.NONE if paper is None else f"{paper:+.2f}".replace("-", figures.MINUS),
             shown,
             told,

@@ -3,9 +3,12 @@
 One round: the policy answers golden prompts; the reward model starts afresh and learns golden ≻ sample and the
 preference pairs; the policy answers other prompts and is trained on its answers as the new model ranks them.
 
-Departs from the paper in the reward model, an encoder (there: the policy's 7 B base, at 1e-6), in weighing pairs as the
-code does (the paper leaves β₂ open), and in a round's data: each pool gives the share of it that the round's updates
-take of the prompts, which in a full pass is all, as in the paper. Not *Anchored* Preference Optimization (2408.06266).
+Departs from the paper in the reward model, an encoder (there: the policy's 7 B base, at 1e-6), in golden prompts that
+are disjoint from those of the preference pairs (there: the same), and in a round's data: each pool gives the share of
+it that the round's updates take of the prompts, which in a full pass is all, as in the paper. The paper leaves β₂ open;
+10 is what its code's weights make where there is one pair for each golden prompt. Its Table 2 compares policies after
+one round, which is the default; further rounds (v2, v3) are `rounds` with as many times the updates. Not *Anchored*
+Preference Optimization (2408.06266).
 """
 
 import dataclasses
@@ -39,17 +42,21 @@ ROUND_FACTORS = (1.0, 0.4, 0.18)  # 5e-6, 2e-6, 9e-7; later rounds keep the last
 @regularizer(PAPER)
 @dataclass(frozen=True, kw_only=True)
 class AdversarialReward:
-    """`adversarial=False` with one round is the baseline: trained on the preference pairs alone, then frozen."""
+    """`adversarial=False` with one round is the baseline: trained on the preference pairs alone, then frozen.
+
+    A round's loss is L(golden ≻ sample) + β₂ · L(preference pairs), each a mean over its own pairs.
+    """
 
     name: ClassVar[str] = "apo"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})  # the KL that each round logs
 
     weight: float = 1.0
-    rounds: int = 3
+    rounds: int = 1
     rm_loss: RewardLoss = "ranking"
-    prior_weight: float = tunable(10.0, FloatDistribution(0.0, 30.0))  # β₂: a preference pair against a golden prompt
+    prior_weight: float = tunable(10.0, FloatDistribution(0.0, 30.0))  # β₂
     adversarial: bool = True
-    sequential: bool = False  # the model goes on from the last round instead of starting afresh
+    # The model goes on from the last round's instead of starting afresh; in the first round from the baseline's
+    sequential: bool = False
     scorer: str = DEFAULT_ENCODER  # an encoder, or backbone
     rm_lr: float | None = tunable(None, FloatDistribution(1e-7, 1e-2, log=True))  # None: what suits the scorer
     rm_batch_size: int = 64
@@ -96,16 +103,15 @@ class AdversarialReward:
         return scores
 
 
-FROZEN = AdversarialReward(adversarial=False, rounds=1)
-ONCE = AdversarialReward(rounds=1)
+FROZEN = AdversarialReward(adversarial=False)
 SAMPLES = Sampling(num_generations=4, temperature=1.2, max_new_tokens=256, verifier_weight=0.0)
-POLICIES: dict[str, tuple[Objective, Sampling, AdversarialReward]] = {
-    "rjs": (RAFT(), dataclasses.replace(SAMPLES, keep="best"), AdversarialReward()),
-    "rrhf": (RRHF(), SAMPLES, ONCE),
-    "dpo": (DPO(), dataclasses.replace(SAMPLES, keep="pair"), ONCE),
+POLICIES: dict[str, tuple[Objective, Sampling]] = {
+    "rjs": (RAFT(), dataclasses.replace(SAMPLES, keep="best")),
+    "rrhf": (RRHF(), SAMPLES),
+    "dpo": (DPO(), dataclasses.replace(SAMPLES, keep="pair")),
 }
-for name, (objective, sampling, adversary) in POLICIES.items():
-    rounds = "three rounds" if adversary.rounds == 3 else "one round, as in the paper"
-    method(f"apo_{name}", Method(objective, (adversary,), sampling), PAPER, lr=LR, note=rounds)
+for name, (objective, sampling) in POLICIES.items():
+    note = "one round, as in the paper's Table 2; golden prompts and preference pairs share none (there: the same)"
+    method(f"apo_{name}", Method(objective, (AdversarialReward(),), sampling), PAPER, lr=LR, note=note)
     note = "APO's baseline: a reward model trained on preference pairs alone, then frozen"
     method(f"{name}_base", Method(objective, (FROZEN,), sampling), PAPER, lr=LR, note=note)

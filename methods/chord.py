@@ -1,7 +1,9 @@
 """CHORD: imitation of an expert and reinforcement on samples in one loss, (1 − μ) · GRPO + μ · SFT.
 
 `chord` moves μ from imitation to exploration on a cosine; `chord_phi` keeps it fixed and weighs each token of the
-expert by p(1 − p), which passes over tokens that the policy is sure of, either way.
+expert by p(1 − p), which passes over tokens that the policy is sure of, either way. The expert's term is averaged over
+the tokens of each response and then over the rows. Departs from the paper in runs shorter than μ's schedule, which take
+the whole of it, compressed: μ has reached its end by the last update of any run.
 """
 
 import math
@@ -42,18 +44,23 @@ class CHORD:
     clip: float = 0.2
     dual_clip: float = 3.0
 
-    def mu(self, step: int) -> float:
-        if step < self.mu_warmup:
-            return self.mu_start * step / self.mu_warmup
-        progress = min(1.0, (step - self.mu_warmup) / max(1, self.mu_steps))
-        return self.mu_end + (self.mu_start - self.mu_end) * 0.5 * (1 + math.cos(math.pi * progress))
+    def mu(self, step: int, num_steps: int | None = None) -> float:
+        """In update `step`, from 0, of a run of `num_steps` (None: of one that is longer than the schedule)."""
+        length = self.mu_warmup + self.mu_steps
+        progress: float = step
+        if num_steps is not None and num_steps <= length:
+            progress = step * length / max(1, num_steps - 1)
+        if progress < self.mu_warmup:
+            return self.mu_start * progress / self.mu_warmup
+        fallen = min(1.0, (progress - self.mu_warmup) / max(1, self.mu_steps))
+        return self.mu_end + (self.mu_start - self.mu_end) * 0.5 * (1 + math.cos(math.pi * fallen))
 
     def loss(self, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:
         samples, outputs = require_samples(batch, self.name), policy["sampled"]
         advantages = group_advantages(samples).unsqueeze(-1)
         losses, metrics = clipped_loss(outputs, samples, advantages, clip=self.clip, dual_clip=self.dual_clip)
         exploration, imitation = reduce_tokens(losses, outputs.mask, samples), self._imitation(policy["expert"])
-        mu = self.mu(batch.step)
+        mu = self.mu(batch.step, batch.num_steps)
         metrics |= mean_metrics(reward=samples.rewards, grpo=exploration, sft=imitation, mu=exploration.new_tensor(mu))
         return Loss((1 - mu) * exploration + mu * imitation, metrics)
 

@@ -117,6 +117,7 @@ class Batch:
     blocks: Mapping[Role, Tokens]
     samples: Samples | None = None  # exactly where blocks has "sampled"
     step: int = 0  # updates of the policy before this one
+    num_steps: int | None = None  # updates of the whole run, where there is one
 
 
 @dataclass(frozen=True)

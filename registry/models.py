@@ -186,3 +186,29 @@ _qwen3(
     num_hidden_layers=36,
     num_attention_heads=32,
 )
+
+MODELS.add(
+    ModelPreset(
+        name="qwen2_5_7b",
+        hub="Qwen/Qwen2.5-7B-Instruct",
+        num_parameters=7_615_616_512,
+        licence="Apache-2.0",
+        paper=Paper(title="Qwen2.5 Technical Report", arxiv="2412.15115", year=2024),
+        config={
+            "model_type": "qwen2",
+            "vocab_size": 152_064,
+            "hidden_size": 3584,
+            "intermediate_size": 18_944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "hidden_act": "silu",
+            "max_position_embeddings": 32_768,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+            "tie_word_embeddings": False,
+            "bos_token_id": 151_643,
+            "eos_token_id": 151_645,
+        },
+    )
+)

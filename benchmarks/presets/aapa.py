@@ -6,6 +6,7 @@ from methods.aapa import PAPER
 
 (TABLE,) = (table for table in PUBLISHED if table.paper == AAPA)
 MEASURES = {"quality": Measure(task="constraints", value="followed_strict")}
+FIRST, STAGED = "sft, the first half", "sft → aapa_grpo"
 SHARED = ("--dataset", "constraints", "--tasks", "constraints", "--seeds", "0,1,2")
 
 PRESETS.add(
@@ -14,14 +15,17 @@ PRESETS.add(
         paper=PAPER,
         where="abstract",
         arms=(
-            Arm(label="sft", method="sft"),
             Arm(label="grpo", method="grpo"),
             Arm(label="aapa_grpo", method="aapa_grpo"),
-            Arm(label="staged", method="aapa_grpo", after="sft", published="aapa_grpo after sft"),
+            # One half of the updates in each of two stages: as many in all as the arms of one stage
+            Arm(label=FIRST, method="sft", updates=0.5),
+            Arm(label="sft → grpo", method="grpo", after=FIRST, updates=0.5),
+            Arm(label=STAGED, method="aapa_grpo", after=FIRST, updates=0.5, published="aapa_grpo after sft"),
         ),
         claims=(
-            Claim(first="staged", second="grpo", published=5.77),
-            Claim(first="staged", second="aapa_grpo"),
+            Claim(first=STAGED, second="grpo", differs_in=("aapa", "after"), published=5.77),
+            Claim(first=STAGED, second="sft → grpo", differs_in=("aapa",)),
+            Claim(first=STAGED, second="aapa_grpo", differs_in=("after",)),
         ),
         scales={
             "small": Scale(

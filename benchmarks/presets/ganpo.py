@@ -27,7 +27,7 @@ AT_SMALL_SCALE = Scale(
 )
 
 
-def _paper(model: str, dataset: str, temperature: str, *, lr: float | None = None) -> Scale:
+def _paper(model: str, dataset: str, temperature: str, *, lr: float) -> Scale:
     return Scale(
         arguments=(
             *("--model", model, "--dataset", dataset, "--full", "--epochs", "1", "--max-length", "2048"),
@@ -35,13 +35,17 @@ def _paper(model: str, dataset: str, temperature: str, *, lr: float | None = Non
             *("--tasks", "alpaca_eval", "--temperature", temperature, "--seeds", "0,1,2"),
         ),
         measures={"quality": ALPACA_EVAL},
-        settings={} if lr is None else {"lr": f"{lr:g}"},
+        settings={"lr": f"{lr:g}"},
         note="the paper reports one run; three seeds here",
     )
 
 
-GEMMA_SCALE = _paper("gemma2_2b", "ultrafeedback_binarized", "0.7")
+# The paper's rates of the policy, for all its methods on a model
+GEMMA_SCALE = _paper("gemma2_2b", "ultrafeedback_binarized", "0.7", lr=5e-7)
 LLAMA_SCALE = _paper("llama3_8b", "llama3_ultrafeedback_armorm", "0.9", lr=1e-6)
+# SimPO's as its authors set it: for gemma-2-9b-it, and for Llama-3-8B-Instruct on the data that ArmoRM labelled
+GEMMA_SIMPO = {"simpo.beta": "10", "simpo.gamma_beta_ratio": "0.5"}
+LLAMA_SIMPO = {"simpo.beta": "10", "simpo.gamma_beta_ratio": "0.3"}
 
 
 def _gain(setting: str, first: str, second: str) -> float:
@@ -49,7 +53,7 @@ def _gain(setting: str, first: str, second: str) -> float:
     return round(float(rows[first][CONTROLLED]) - float(rows[second][CONTROLLED]), 2)
 
 
-def _table_1(name: str, setting: str, scale: Scale, **settings: Mapping[str, str]) -> Preset:
+def _table_1(name: str, setting: str, scale: Scale, simpo: Mapping[str, str], **settings: Mapping[str, str]) -> Preset:
     return PRESETS.add(
         Preset(
             name=name,
@@ -60,20 +64,35 @@ def _table_1(name: str, setting: str, scale: Scale, **settings: Mapping[str, str
                 for method in ("dpo", "ganpo_dpo", "simpo", "ganpo_simpo")
             ),
             claims=(
-                Claim(first="ganpo_dpo", second="dpo", published=_gain(setting, "ganpo_dpo", "dpo")),
-                Claim(first="ganpo_simpo", second="simpo", published=_gain(setting, "ganpo_simpo", "simpo")),
-                Claim(first="simpo", second="dpo", published=_gain(setting, "simpo", "dpo")),
+                *(
+                    Claim(
+                        first=f"ganpo_{base}",
+                        second=base,
+                        differs_in=("latent",),
+                        published=_gain(setting, f"ganpo_{base}", base),
+                    )
+                    for base in ("dpo", "simpo")
+                ),
+                Claim(first="simpo", second="dpo", differs_in=("objective",), published=_gain(setting, "simpo", "dpo")),
             ),
-            scales={"small": AT_SMALL_SCALE, "paper": scale},
+            scales={"small": AT_SMALL_SCALE, "paper": replace(scale, settings={**scale.settings, **simpo})},
             published=TABLE_1[setting],
             note=LENGTH_CONTROLLED,
         )
     )
 
 
-_table_1("ganpo_table1_gemma", GEMMA, GEMMA_SCALE)
-_table_1("ganpo_table1_llama", LLAMA, LLAMA_SCALE, ganpo_dpo={"latent.layers": "4"}, ganpo_simpo={"latent.layers": "4"})
+_table_1("ganpo_table1_gemma", GEMMA, GEMMA_SCALE, GEMMA_SIMPO)
+_table_1(
+    "ganpo_table1_llama",
+    LLAMA,
+    LLAMA_SCALE,
+    LLAMA_SIMPO,
+    ganpo_dpo={"latent.layers": "4"},
+    ganpo_simpo={"latent.layers": "4"},
+)
 
+KIND = ("latent.discriminator",)
 PRESETS.add(
     Preset(
         name="ganpo_table3",
@@ -96,11 +115,11 @@ PRESETS.add(
             Arm(label="transformer", method="ganpo_dpo", published="ganpo_dpo"),
         ),
         claims=(
-            Claim(first="transformer", second="none", published=1.90),
-            Claim(first="transformer", second="mlp", published=2.17),
-            Claim(first="transformer", second="mse", published=2.66),
-            Claim(first="mlp", second="none", higher=False, published=-0.27),
-            Claim(first="mse", second="none", higher=False, published=-0.76),
+            Claim(first="transformer", second="none", differs_in=("latent",), published=1.90),
+            Claim(first="transformer", second="mlp", differs_in=KIND, published=2.17),
+            Claim(first="transformer", second="mse", differs_in=KIND, published=2.66),
+            Claim(first="mlp", second="none", differs_in=("latent",), higher=False, published=-0.27),
+            Claim(first="mse", second="none", differs_in=("latent",), higher=False, published=-0.76),
         ),
         scales={"small": AT_SMALL_SCALE, "paper": GEMMA_SCALE},
         published=TABLE_3,
@@ -122,8 +141,8 @@ PRESETS.add(
         where="Figure 3",
         arms=tuple(Arm(label=method, method=method) for method in ("dpo", "ganpo_dpo")),
         claims=(
-            Claim(first="ganpo_dpo", second="dpo", measure="hot"),
-            Claim(first="ganpo_dpo", second="dpo", higher=False, measure="drop"),
+            Claim(first="ganpo_dpo", second="dpo", differs_in=("latent",), measure="hot"),
+            Claim(first="ganpo_dpo", second="dpo", differs_in=("latent",), higher=False, measure="drop"),
         ),
         scales=FIGURE_3,
         note="`hot` is the score at the highest temperature, `drop` what is lost from the lowest to it",

@@ -17,7 +17,8 @@ ScaleName = Literal["small", "paper"]
 class Arm:
     """One row of the comparison: a method with what sets it apart.
 
-    `dataset` replaces the scale's; `after` names the arm whose policy this one starts from, seed by seed.
+    `dataset` replaces the scale's; `after` names the arm whose policy this one starts from, seed by seed; `updates` is
+    how many times the scale's updates it takes, so that two stages of one half are as long as an arm of one.
     """
 
     label: str
@@ -27,15 +28,21 @@ class Arm:
     )  # dotted names without the method's: {"latent.weight": "0"}
     dataset: str | None = None
     after: str | None = None
+    updates: float = 1.0
     published: str | None = None  # the row of the published table; the label, if it is called the same
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """`first` scores higher than `second`, or lower. The published difference is in the paper's own unit."""
+    """`first` scores higher than `second`, or lower. The published difference is in the paper's own unit.
+
+    `differs_in` is all that sets the two arms apart, in the words of `arms.differences`: `("latent",)` a part that one
+    of them lacks, `("apo.rm_loss",)` a setting, `objective`, `dataset`, `rows`, `updates`, `lr`, `after`.
+    """
 
     first: str
     second: str
+    differs_in: tuple[str, ...] = ()
     higher: bool = True
     published: float | None = None  # first − second; None where the paper shows a curve and no figure
     measure: str = "quality"
@@ -104,13 +111,16 @@ class Preset:
 
     @property
     def stages(self) -> list[list[Arm]]:
-        """The arms in the order and the groups in which commands can run them: one data set, no method twice."""
+        """The arms in the groups in which one command can run them: one data set and length, no method twice.
+
+        An arm that starts from another's policy comes after it.
+        """
         made: list[list[Arm]] = []
         for arm in sorted(self.arms, key=self._depth):
             shared = (
                 group
                 for group in made
-                if (group[0].dataset, group[0].after) == (arm.dataset, arm.after)
+                if (group[0].dataset, group[0].after, group[0].updates) == (arm.dataset, arm.after, arm.updates)
                 and arm.method not in {other.method for other in group}
             )
             group = next(shared, None)

@@ -118,6 +118,7 @@ def as_json(found: Reproduction) -> dict[str, object]:
                 "second": f.claim.second,
                 "higher": f.claim.higher,
                 "published": f.claim.published,
+                "differs_in": f.claim.differs_in,
                 "task": f.measure.task,
                 "value": f.measure.value,
                 "measured": None if f.comparison is None else vars(f.comparison),

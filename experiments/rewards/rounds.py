@@ -44,20 +44,33 @@ class PreferenceRounds(Alternation):
         return self.part.lr_factor(step // self.method.sampling.batches)
 
     def phases(self, number: int, count: int) -> list[Callable[[], list[Item]]]:
-        return [lambda: self._lessons(number, count)]
+        """A sequential model's first round goes on from the baseline's: one that learnt the preference pairs alone."""
+        part = self.part
+        first = [lambda: self._prior(number, count)] if part.sequential and part.prior_weight and not number else []
+        return [*first, lambda: self._lessons(number, count)]
 
     def _lessons(self, number: int, count: int) -> list[Item]:
-        part, fraction = self.part, min(1.0, count / len(self.pools.prompts))
+        part = self.part
         if number and not part.sequential:
             self.net.load_state_dict(self.fresh(self.seed).state_dict())
-        items: list[Item] = []
-        if part.prior_weight:
-            items += comparisons(portion(self.pools.prior, fraction, [self.seed, number, 0])[: part.prior_pairs])
+        items = self._prior(number, count)
         if part.adversarial:
-            golden = portion(self.pools.golden, fraction, [self.seed, number, 1])[: part.golden_prompts]
+            golden = portion(self.pools.golden, self._share(count), [self.seed, number, 1])[: part.golden_prompts]
             answers = self.answers(golden, number, samples=self.method.sampling.num_generations)
-            items += golden_over_samples(golden, answers, 1 / part.prior_weight if part.prior_weight else 1.0)
+            # all golden prompts together weigh 1, all preference pairs β₂
+            weight = len(items) / (part.prior_weight * len(golden)) if part.prior_weight else 1.0
+            items += golden_over_samples(golden, answers, weight)
         return items
+
+    def _prior(self, number: int, count: int) -> list[Item]:
+        if not self.part.prior_weight:
+            return []
+        rows = portion(self.pools.prior, self._share(count), [self.seed, number, 0])
+        return [*comparisons(rows[: self.part.prior_pairs])]
+
+    def _share(self, count: int) -> float:
+        """Of each pool: what a round's `count` prompts are of the policy's."""
+        return min(1.0, count / len(self.pools.prompts))
 
 
 class AcceptanceRounds(Alternation):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ def micros(
     *,
     size: int | None,
     step: int,
+    num_steps: int,
     rank: int,
     world: int,
     device: torch.device,
@@ -40,7 +42,8 @@ def micros(
     mine, length = share(rows, rank=rank, world=world), mean_tokens(rows)
     made = []
     for part in micro_batches(mine, size):
-        batch = to_device(collate(part, tuple(roles), step=step, mean_length=length), device)
+        batch = collate(part, tuple(roles), step=step, mean_length=length)
+        batch = to_device(dataclasses.replace(batch, num_steps=num_steps), device)
         made.append(Micro(part, batch, len(part) / len(mine)))
     return made
 

@@ -161,6 +161,7 @@ class Trainer:
             self.method.forwards,
             size=self.training.micro_batch_size,
             step=self.step_number,
+            num_steps=self.training.steps,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             device=self.accelerator.device,

@@ -10,6 +10,7 @@ from benchmarks.comparison.comparison import task_of
 from benchmarks.comparison.config import ComparisonConfig
 from benchmarks.options import config_of, parser, words_of
 from benchmarks.presets import PRESETS, Arm, Claim, Measure, Preset, Scale
+from benchmarks.presets.arms import differences, settings_of
 from benchmarks.presets.verdicts import as_json, read
 from benchmarks.reproduce import config_for, main
 from benchmarks.results.references import PUBLISHED
@@ -17,7 +18,7 @@ from benchmarks.statistics.significance import Difference
 from benchmarks.tasks import TASKS
 from experiments.manifest import write_json
 from methods import METHODS, resolve
-from registry import flatten
+from registry import flatten, override
 from registry.datasets import DATASETS
 from tests.benchmarks.synthetic_store import write_run
 from tests.benchmarks.test_run import write_pairs
@@ -25,7 +26,7 @@ from tests.tiny import save_tiny
 
 NAMES = {
     *("ganpo_table1_gemma", "ganpo_table1_llama", "ganpo_fig3", "ganpo_table3", "apo_table2", "apo_table3"),
-    *("gapo_pp_vs_pr", "aapa_staged"),
+    *("apo_table4", "gapo_pp_vs_pr", "aapa_staged"),
 }
 each = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 SCALE = Scale(arguments=("--tasks", "ifeval"), measures={"quality": Measure(task="ifeval", value="prompt_strict")})
@@ -110,7 +111,7 @@ def test_published_differences_are_those_of_the_published_rows(preset):
         pair = [rows.get(arms[name]) for name in (claim.first, claim.second)]
         if claim.published is not None and all(pair) and preset.paper.arxiv == "2601.22083":
             assert claim.published == pytest.approx(pair[0][1] - pair[1][1], abs=0.005)  # length-controlled
-        if claim.published is not None and preset.name == "apo_table3":
+        if claim.published is not None and preset.name in ("apo_table3", "apo_table4"):
             assert claim.published == pytest.approx(pair[0][0] - pair[1][0], abs=0.005)
         if claim.published is not None and preset.name == "apo_table2":
             assert claim.published == pytest.approx(pair[0][1] - pair[1][1], abs=0.0005)
@@ -134,6 +135,98 @@ def test_no_claim_is_looked_for_on_a_task_whose_prompts_were_trained_on(preset, 
             assert not {measure.task for measure in scale.measures.values()} & set(DATASETS[data].contaminates)
 
 
+@each
+def test_the_arms_of_a_claim_differ_in_what_it_names_and_in_nothing_else(preset):
+    for scale in preset.scales:
+        for claim in preset.claims:
+            assert differences(preset, scale, claim.first, claim.second) == tuple(sorted(claim.differs_in)), (
+                f"{preset.name} at scale {scale}: {claim.sentence}"
+            )
+
+
+def test_only_a_claim_about_length_or_rounds_compares_arms_of_unequal_updates_rates_or_rows():
+    unequal = {
+        (preset.name, claim.sentence)
+        for preset in PRESETS.values()
+        for claim in preset.claims
+        if {"updates", "lr", "rows"} & set(claim.differs_in)
+    }
+    assert unequal == {("apo_table3", "v2 above v1.1"), ("apo_table3", "v3 above v2")}
+
+
+def test_a_difference_that_no_claim_names_is_found():
+    arms = (
+        Arm(label="here", method="apo_rjs"),
+        Arm(label="longer", method="apo_rjs", updates=2),
+        Arm(label="faster", method="apo_rjs", settings={"lr": "1e-3"}),
+        Arm(label="rounds", method="apo_rjs", settings={"apo.rounds": "3"}),
+        Arm(label="elsewhere", method="apo_rjs", dataset="hh_rlhf"),
+        Arm(label="staged", method="apo_rjs", after="here"),
+        Arm(label="frozen", method="rjs_base"),
+        Arm(label="other", method="apo_dpo"),
+    )
+    preset = dataclasses.replace(claiming(), arms=arms)
+    found = {arm.label: differences(preset, "small", "here", arm.label) for arm in arms}
+    assert found == {
+        "here": (),
+        "longer": ("updates",),
+        "faster": ("lr",),
+        "rounds": ("apo.rounds",),
+        "elsewhere": ("dataset", "rows", "updates"),
+        "staged": ("after", "updates"),
+        "frozen": ("apo.adversarial",),
+        "other": ("lr", "objective", "sampling.keep"),
+    }
+
+
+def test_ganpos_simpo_is_its_authors_at_the_papers_scale():
+    for name, ratio, lr in (("gemma", 0.5, 5e-7), ("llama", 0.3, 1e-6)):
+        preset = PRESETS[f"ganpo_table1_{name}"]
+        for method in ("simpo", "ganpo_simpo"):
+            settings = settings_of(preset.arm(method), preset.scales["paper"])
+            objective = override(resolve(method).spec, settings).objective
+            assert (objective.beta, objective.gamma_beta_ratio) == (10, ratio)
+            assert float(settings["lr"]) == lr
+
+
+def test_gapo_alternates_at_least_three_times_at_every_scale(tmp_path):
+    preset = PRESETS["gapo_pp_vs_pr"]
+    for scale in preset.scales.values():
+        training = config_for(preset.stages[0], scale, tmp_path).training
+        for arm in preset.arms:
+            sampling = override(resolve(arm.method).spec, settings_of(arm, scale)).sampling
+            assert training.max_steps / (sampling.batches * sampling.epochs) >= 3
+
+
+def test_the_ablations_of_apos_reward_model_are_held_against_its_first_round():
+    published = {claim.second: claim.published for claim in PRESETS["apo_table4"].claims if claim.first == "v1.1"}
+    assert published == {"AB": 3.20, "WGAN": 2.79, "GAIL": 10.15}
+    assert PRESETS["apo_table4"].arm("AB").settings == {"apo.adversarial": "False", "apo.sequential": "True"}
+
+
+def test_both_stages_of_a_staged_arm_are_as_long_as_one_arm_of_one_stage(tmp_path):
+    preset = PRESETS["aapa_staged"]
+    for scale, steps, epochs in (("small", 6, 1.0), ("paper", None, 1.0)):
+        configs = {stage[0].label: config_for(stage, preset.scales[scale], tmp_path) for stage in preset.stages}
+        lengths = {label: (config.training.max_steps, config.training.epochs) for label, config in configs.items()}
+        half = (steps and steps // 2, epochs if steps else epochs / 2)
+        assert lengths == {"grpo": (steps, epochs), "sft, the first half": half, "sft → grpo": half}
+    given = config_for(preset.stages[1], preset.scales["small"], tmp_path, ["--max-steps", "2"])
+    assert given.training.max_steps == 1, "of whatever length the user asks for"
+    with pytest.raises(ValueError, match="not a whole number"):
+        config_for(preset.stages[1], preset.scales["small"], tmp_path, ["--max-steps", "3"])
+
+
+def test_gapos_own_figures_for_pairwise_objectives_are_shown():
+    (table,) = (table for table in PUBLISHED if table.where == "main results")
+    assert {name: table.rows[name][1] for name in ("orpo", "dpo", "simpo", "kto")} == {
+        "orpo": 7.5,
+        "dpo": 5.4,
+        "simpo": 2.9,
+        "kto": "–",
+    }
+
+
 def test_a_length_controlled_claim_is_looked_for_in_a_length_controlled_rate():
     for name in ("ganpo_table1_gemma", "ganpo_table1_llama", "ganpo_table3"):
         measure = PRESETS[name].scales["paper"].measures["quality"]
@@ -142,9 +235,9 @@ def test_a_length_controlled_claim_is_looked_for_in_a_length_controlled_rate():
 
 
 def test_reward_models_at_paper_scale_are_the_papers():
-    assert PRESETS["gapo_pp_vs_pr"].scales["paper"].settings == {"gapo.scorer": "longformer_large"}
-    for name in ("apo_table2", "apo_table3"):
-        assert PRESETS[name].scales["paper"].settings == {"apo.scorer": "backbone"}
+    assert PRESETS["gapo_pp_vs_pr"].scales["paper"].settings["gapo.scorer"] == "longformer_large"
+    for name in ("apo_table2", "apo_table3", "apo_table4"):
+        assert PRESETS[name].scales["paper"].settings["apo.scorer"] == "backbone"
 
 
 def test_a_claim_may_be_about_a_value_beside_the_one_that_ranks(tmp_path):
@@ -219,7 +312,7 @@ def test_arms_of_one_method_are_told_apart_by_their_runs(tmp_path):
 
 def test_an_arm_that_starts_from_another_is_run_after_it():
     stages = [[arm.label for arm in stage] for stage in PRESETS["aapa_staged"].stages]
-    assert stages == [["sft", "grpo", "aapa_grpo"], ["staged"]]
+    assert stages == [["grpo", "aapa_grpo"], ["sft, the first half"], ["sft → grpo", "sft → aapa_grpo"]]
 
 
 def test_presets_share_what_was_trained_and_an_arm_starts_from_anothers_policy(tmp_path, monkeypatch, capsys):

@@ -67,7 +67,8 @@ def test_the_baselines_differ_from_apo_in_the_reward_model_alone():
     for ours, base in (("apo_rjs", "rjs_base"), ("apo_rrhf", "rrhf_base"), ("apo_dpo", "dpo_base")):
         one, other = resolve(ours).spec, resolve(base).spec
         assert (one.objective, one.sampling) == (other.objective, other.sampling)
-        assert other.regularizers == (AdversarialReward(adversarial=False, rounds=1),)
+        assert one.regularizers == (AdversarialReward(),)
+        assert other.regularizers == (AdversarialReward(adversarial=False),)
         assert METHODS[ours].lr == METHODS[base].lr
 
 

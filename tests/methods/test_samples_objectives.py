@@ -239,6 +239,18 @@ def test_mu_falls_on_a_cosine_and_stays():
     assert [warm.mu(step) for step in (0, 5)] == pytest.approx([0.0, 0.45])
 
 
+@pytest.mark.parametrize("objective", [CHORD(), CHORD(mu_warmup=10)], ids=["no warm-up", "warm-up"])
+def test_mu_reaches_its_end_by_the_last_update_of_a_run_that_is_shorter_than_its_schedule(objective):
+    for num_steps in (2, 12, 200, 201, 500):
+        run = [objective.mu(step, num_steps) for step in range(num_steps)]
+        assert run[-1] == pytest.approx(0.05)
+        assert run[0] == objective.mu(0)
+        falling = run[run.index(max(run)) :]
+        assert falling == sorted(falling, reverse=True)
+    assert [objective.mu(step, 500) for step in range(500)] == [objective.mu(step) for step in range(500)]
+    assert objective.mu(0, 1) == objective.mu(0)
+
+
 @pytest.mark.parametrize("step", [0, 50])
 def test_chord_is_the_mixture_of_its_two_losses(step):
     now, expert = outputs(2), outputs(7, lengths=(2, 4))

@@ -7,6 +7,7 @@ import torch
 from experiments.rewards.reward_fitting import RankedItem
 from experiments.rewards.scorers import checksum
 from experiments.training import checkpoint
+from methods.apo import AdversarialReward
 from tests.experiments.training.adversarial_runs import tiny_data, tiny_models, tiny_trainer
 from tests.experiments.training.toy_rows import READERS, SMALL_ADVERSARY
 
@@ -172,7 +173,7 @@ def test_apo_learns_golden_over_samples_and_the_pairs_on_prompts_apart_from_the_
     items, pools = lessons(trainer), trainer.source.pools
     golden, pairs = ([item for item in items if (len(item.worse) == 2) is flag] for flag in (True, False))
     assert all(isinstance(item, RankedItem) for item in items)
-    assert {item.weight for item in golden} == {0.1}
+    assert {item.weight for item in golden} == {len(pairs) / (10 * len(golden))}  # β₂ is 10
     assert {item.weight for item in pairs} == {1.0}
     assert prompts(golden) <= own(pools.golden)
     assert prompts(pairs) <= own(pools.prior)
@@ -197,6 +198,31 @@ def test_the_variants_of_apo_leave_out_what_they_say(values, golden, prior, run)
     assert bool(seen & known["prior"]) is prior
 
 
+@pytest.mark.parametrize("values", [{}, {"apo.prior_pairs": 3}, {"apo.golden_prompts": 2}, {"apo.prior_share": 0.2}])
+def test_beta_is_what_the_field_says_whatever_the_sizes_of_the_pools(values, run):
+    trainer = run("apo_rjs", values)
+    made = lessons(trainer, count=len(trainer.source.pools.prompts))
+    golden = own(trainer.source.pools.golden)
+    weights = {True: 0.0, False: 0.0}
+    for item in made:
+        weights[bool(prompts([item]) & golden)] += item.weight
+    assert weights[False] / weights[True] == pytest.approx(10.0)
+    assert AdversarialReward().prior_weight == 10.0
+
+
+def test_a_sequential_reward_model_goes_on_from_the_baselines(run):
+    ablation = run("apo_rjs", {"apo.adversarial": False, "apo.sequential": True, "apo.rounds": 1})
+    baseline = run("rjs_base", {"apo.rounds": 1})
+    first, second = (make() for make in ablation.source.phases(0, 4))
+    (alone,) = (make() for make in baseline.source.phases(0, 4))
+    completions = [[item.better.completion.tolist() for item in items] for items in (first, second, alone)]
+    assert completions[0] == completions[1] == completions[2]
+    ablation.step()
+    baseline.step()
+    assert checksum(ablation.source.net) != checksum(baseline.source.net), "it did not go on"
+    assert len(run("apo_rjs", {"apo.sequential": True}).source.phases(1, 4)) == 1
+
+
 def test_a_round_takes_of_each_pool_the_share_that_it_takes_of_the_policys_prompts(run):
     trainer = run("apo_rjs")
     whole = len(trainer.source.pools.prompts)
@@ -215,8 +241,8 @@ def test_the_last_round_samples_no_more_than_the_run_still_needs(run):
 
 
 def test_a_baselines_reward_model_is_fitted_once_and_gapos_stays_as_its_warm_up_left_it(run):
-    for name in ("rjs_base", "ppo_base"):
-        trainer = run(name, steps=6)
+    for name, values in (("rjs_base", {"apo.rounds": 1}), ("ppo_base", {})):
+        trainer = run(name, values, steps=6)
         logs = [trainer.step()]
         after_first = checksum(trainer.source.net)
         logs += [trainer.step() for _ in range(5)]

@@ -20,7 +20,7 @@ from tests.tiny import save_tiny
 SUBJECTS = ["fox", "dog", "garden", "friend", "water", "story", "question", "answer", "capital", "children"]
 
 SMALL: dict[str, dict[str, Any]] = {
-    "apo": {"apo.rm_lr": 1e-3, "apo.rm_batch_size": 4, "sampling.num_generations": 2},
+    "apo": {"apo.rounds": 3, "apo.rm_lr": 1e-3, "apo.rm_batch_size": 4, "sampling.num_generations": 2},
     "gapo": {"gapo.rm_lr": 1e-3, "gapo.warmup_items": 6, "gapo.stage_items": 4, "sampling.batches": 2},
     "aapa": {"aapa.rm_lr": 1e-3, "aapa.num_prompts": 6, "sampling.num_generations": 2},
 }
