@@ -14,6 +14,7 @@ order them as raw win rates do. What they add is a scale on which a difference p
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import guarded
 from benchmarks.options import Parser
 from benchmarks.statistics.annotations import Annotation, read_annotations, read_difficulty
 from benchmarks.statistics.bootstrap import resample_counts
@@ -113,23 +115,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--ratings", action="store_true", help="also Bradley-Terry ratings, with their intervals")
     options = parser.parse_args(arguments)
-    try:
-        if options.resamples < 2:
-            raise ValueError(f"--resamples is {options.resamples}; a standard error needs at least 2")
-        annotations = read_annotations(options.annotations)
-        difficulty = read_difficulty(options.difficulty) if options.difficulty else None
-        controlled = control_all(
-            annotations,
-            difficulty,
-            rng=np.random.default_rng(options.seed),
-            num_resamples=options.resamples,
-            as_published=options.align == "published",
-        )
-        rng = np.random.default_rng(options.seed)
-        ratings = rate_all(annotations, rng=rng, num_resamples=options.resamples) if options.ratings else {}
-    except (ValueError, OSError, EOFError, csv.Error) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    return guarded(lambda: _control(options))
+
+
+def _control(options: argparse.Namespace) -> int:
+    if options.resamples < 2:
+        raise ValueError(f"--resamples is {options.resamples}; a standard error needs at least 2")
+    annotations = read_annotations(options.annotations)
+    difficulty = read_difficulty(options.difficulty) if options.difficulty else None
+    controlled = control_all(
+        annotations,
+        difficulty,
+        rng=np.random.default_rng(options.seed),
+        num_resamples=options.resamples,
+        as_published=options.align == "published",
+    )
+    rng = np.random.default_rng(options.seed)
+    ratings = rate_all(annotations, rng=rng, num_resamples=options.resamples) if options.ratings else {}
     _write(controlled, ratings)
     return 0
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.command import guarded
 from benchmarks.options import Parser
 from benchmarks.ranking.tables import build
 from benchmarks.reporting.forms import export_tables, write
@@ -20,21 +21,23 @@ from benchmarks.reporting.terminal import terminal_tables
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Rebuild everything from the store; the exit status is 2 where there is no store."""
-    from rich.console import Console
-
     parser = Parser("leaderboard", __doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path(".advalign"), help="the output folder (default: .advalign)")
     parser.add_argument("--export", type=Path, metavar="DIR", help="also write each table as LaTeX and CSV to DIR")
     options = parser.parse_args(arguments)
-    out: Path = options.out
+    return guarded(lambda: _rebuild(options.out, options.export), out=options.out)
+
+
+def _rebuild(out: Path, tables: Path | None) -> int:
+    from rich.console import Console
+
     console = Console()
     if not (out / "runs").is_dir():
-        sys.stderr.write(f"{out} holds no runs; `python -m benchmarks.run --out {out}` makes some\n")
-        return 2
+        raise ValueError(f"{out} holds no runs; `python -m benchmarks.run --out {out}` makes some")
     board = build(out)
     paths = write(board, out)
-    if options.export is not None:
-        paths += export_tables(board, options.export)
+    if tables is not None:
+        paths += export_tables(board, tables)
     for table in board.tables:
         console.print(*terminal_tables(table, console))
     for entry in board.skipped:

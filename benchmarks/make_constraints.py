@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.command import guarded
 from benchmarks.constraint_prompts.rows import Sample, build_row, family_rates
 from benchmarks.constraint_prompts.schedule import Planned, plan
 from benchmarks.options import Parser
-from benchmarks.run import guarded
+from experiments.disk import append
 from experiments.manifest import package_versions, write_atomically, write_json
 from registry.models import DEFAULT_MODEL
 
@@ -67,8 +68,7 @@ def make(
     for start in range(len(samples), len(prompts), CHUNK):
         chunk = _sampled(recipe, prompts[start : start + CHUNK], model, tokenizer)
         lines = [json.dumps({"id": p.id, "samples": [asdict(s) for s in drawn]}) for p, drawn in chunk]
-        with partial.open("a", encoding="utf-8") as file:
-            file.write("".join(line + "\n" for line in lines))
+        append(partial, "".join(line + "\n" for line in lines))
         samples += [drawn for _, drawn in chunk]
         if progress:
             progress(len(samples), len(prompts))
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=int, default=getattr(defaults, name), help=f"{text} (default: %(default)s)")
     options = parser.parse_args(arguments)
-    return guarded(lambda: _run(options))
+    return guarded(lambda: _run(options), out=options.out)
 
 
 def _run(options: argparse.Namespace) -> int:

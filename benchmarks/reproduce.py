@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from benchmarks.command import guarded
 from benchmarks.comparison.config import ComparisonConfig
 from benchmarks.options import Parser, config_of, parser, words_of
 from benchmarks.presets import PRESETS, Arm, Preset, Scale, ScaleName
@@ -42,19 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, further = made.parse_known_args(arguments)
     if options.name is None and further:
         made.error(f"{' '.join(further)}: name a preset before the options of benchmarks.run")
-    from rich.console import Console
-
-    console = Console()
-    if options.name is None:
-        console.print(listing())
-        return 0
-    from benchmarks.run import guarded
 
     def command() -> int:
+        from rich.console import Console
+
+        console = Console()
+        if options.name is None:
+            console.print(listing())
+            return 0
         preset = PRESETS[options.name]
         return _reproduce(preset, options.scale, options.out, further, console, dry_run=options.dry_run)
 
-    return guarded(command)
+    return guarded(command, out=options.out)
 
 
 def _reproduce(

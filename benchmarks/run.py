@@ -8,9 +8,10 @@ The same command again continues: what is finished is not run again.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from benchmarks.command import guarded
 from benchmarks.comparison.config import ComparisonConfig
 from benchmarks.options import parser, read_config
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         execute(config, console)
         return 0
 
-    return guarded(command)
+    return guarded(command, out=options.out)
 
 
 def dry_run(config: ComparisonConfig, console: Console) -> int:
@@ -58,23 +59,6 @@ def dry_run(config: ComparisonConfig, console: Console) -> int:
     else:
         console.print(comparison.data.report.summary(), style="dim", markup=False)
     return 0 if whole.verdict.fits else 2
-
-
-def guarded(command: Callable[[], int]) -> int:
-    """What `command` returns, or 2 for a mistake of the user's, told in one line."""
-    try:
-        return command()
-    except (KeyError, ValueError, OSError, RuntimeError) as error:
-        from registry.assets import AssetError
-
-        if isinstance(error, RuntimeError) and not isinstance(error, AssetError):
-            from experiments.training.step_log import NonFiniteError
-
-            if not isinstance(error, NonFiniteError):
-                raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        sys.stderr.write(f"{text}\n")
-        return 2
 
 
 if __name__ == "__main__":

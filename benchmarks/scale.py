@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import guarded
 from benchmarks.options import Parser
 from benchmarks.planning import costs
 from benchmarks.planning.machine import Machine
@@ -111,6 +112,10 @@ def table() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page; there are no options but --help."""
     Parser("scale", __doc__).parse_args(arguments)
+    return guarded(_write_page)
+
+
+def _write_page() -> int:
     text = "\n".join(f"- {assumption}" for assumption in ASSUMED)
     PAGE.write_text(TABLE.sub(lambda _: f"Assumed:\n\n{text}\n\n{table()}", PAGE.read_text()))
     return 0

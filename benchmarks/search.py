@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.command import guarded
 from benchmarks.options import read_config, search_parser
-from benchmarks.run import guarded
 from benchmarks.tuning.config import TRIALS, SearchConfig
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 for a mistake of the user's, told in one line."""
     made = search_parser()
     options = made.parse_args(arguments)
-    return guarded(lambda: search(read_config(SearchConfig, made, arguments), dry_run=options.dry_run))
+    return guarded(
+        lambda: search(read_config(SearchConfig, made, arguments), dry_run=options.dry_run), out=options.out
+    )
 
 
 def search(config: SearchConfig, *, dry_run: bool = False) -> int:

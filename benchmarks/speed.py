@@ -24,9 +24,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import guarded
 from benchmarks.options import Parser
 from benchmarks.timing import sections
-from experiments.manifest import write_json
+from experiments.manifest import read_json, write_json
 from registry.datasets import DEFAULT_DATASET
 from registry.models import DEFAULT_MODEL
 
@@ -39,6 +40,10 @@ FILES = {"short": "alpaca_eval_gpt4_pairs.jsonl.gz", "dialogues": "hh_helpful_te
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    return guarded(lambda: _measure(options))
+
+
+def _measure(options: argparse.Namespace) -> int:
     if options.one:
         sys.stdout.write(json.dumps(sections.memory_of(**json.loads(options.one))) + "\n")
         return 0
@@ -46,9 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     settings, chosen = _settings(options), options.sections.split(",")
     if unknown := [section for section in chosen if section not in SECTIONS]:
-        sys.stderr.write(f"no section {', '.join(unknown)}; choose from {', '.join(SECTIONS)}\n")
-        return 2
-    results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.is_file() else {}
+        raise ValueError(f"no section {', '.join(unknown)}; choose from {', '.join(SECTIONS)}")
+    results: dict[str, Any] = read_json(options.out) if options.out.is_file() else {}
     for section in chosen:
         measured = SECTIONS[section](options, settings, console)
         results[section] = {"settings": settings, **sections.facts(), **measured}

@@ -15,7 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from experiments.disk import writing
+
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "numpy", "scipy", "optuna", "mlflow")
+
+
+class DamagedFile(ValueError):
+    """A file that this program wrote is missing, empty or damaged; the message starts with its path."""
 
 
 def environment(*, root: Path | None = None) -> dict[str, Any]:
@@ -103,12 +109,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """UTF-8 `text` through a temporary file in the same folder, which is made if it is missing."""
+    """UTF-8 `text` through a temporary file in the same folder, which is made if it is missing.
+
+    DiskFull where it has no room: the old text stays.
+    """
+    content = text.encode("utf-8", errors="backslashreplace")
+    with writing(path, len(content)):
+        _replace(path, content)
+    _sync_folder(path.parent)
+
+
+def _replace(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's 0o600 would hide results from the rest of a team
@@ -116,7 +132,22 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-    _sync_folder(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in one of our files. ValueError for one that is missing, empty or damaged, with its path."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DamagedFile(f"{path} is missing") from None
+    except OSError as error:
+        raise DamagedFile(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        empty = path.stat().st_size == 0
+        raise DamagedFile(f"{path} is {'empty' if empty else f'damaged: no JSON ({error})'}") from None
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{path} is damaged: it holds no JSON object")
+    return value
 
 
 def _sync_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from experiments.disk import writing
 from registry.assets import locked
 
 
@@ -52,8 +53,9 @@ class Ledger:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 remaining = line.encode()
-                while remaining:
-                    remaining = remaining[os.write(descriptor, remaining) :]
+                with writing(self.path, len(remaining)):
+                    while remaining:
+                        remaining = remaining[os.write(descriptor, remaining) :]
             finally:
                 os.close(descriptor)
             self._entries.setdefault(key, {"key": key} | entry)

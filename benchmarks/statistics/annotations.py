@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,18 @@ def read_difficulty(path: Path) -> dict[str, float]:
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows of a CSV, gzipped if its name ends in .gz, each with its place for a complaint."""
-    with gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
-        reader = csv.DictReader(file, restval="")
-        if missing := [name for name in columns if name not in (reader.fieldnames or [])]:
-            raise ValueError(f"{path} has no column {missing[0]}; it needs {', '.join(columns)}")
-        for row in reader:
-            yield f"{path}, line {reader.line_num}", row
+    zipped = path.suffix == ".gz"
+    place = str(path)
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") if zipped else path.open(newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            if missing := [name for name in columns if name not in (reader.fieldnames or [])]:
+                raise ValueError(f"{path} has no column {missing[0]}; it needs {', '.join(columns)}")
+            for row in reader:
+                place = f"{path}, line {reader.line_num}"
+                yield place, row
+    except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{place}: {error}; give a CSV in UTF-8, gzipped only where its name ends in .gz") from None
 
 
 def _number(text: str, what: str) -> float:

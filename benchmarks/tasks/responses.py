@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from experiments.data.rows import Message, Row, Side
+from experiments.disk import append
 from experiments.manifest import write_atomically
 
 if TYPE_CHECKING:
@@ -127,23 +128,21 @@ def _generate(subject: Subject, prompts: Mapping[str, str], path: Path, decoding
     _drop_damaged(path)
     ids, texts, answers = list(prompts), list(prompts.values()), dict[str, Answered]()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
 
-        def keep(index: int, response: Response) -> None:
-            key, text = ids[index], response.text
-            answers[key] = Answered(key, texts[index], text, response.num_tokens, response.finished)
-            file.write(json.dumps(asdict(answers[key]), ensure_ascii=False) + "\n")
-            file.flush()
+    def keep(index: int, response: Response) -> None:
+        key, text = ids[index], response.text
+        answers[key] = Answered(key, texts[index], text, response.num_tokens, response.finished)
+        append(path, json.dumps(asdict(answers[key]), ensure_ascii=False) + "\n")
 
-        generate(
-            subject.policy.model,
-            subject.tokenizer,
-            [[{"role": "user", "content": text}] for text in texts],
-            **asdict(decoding),
-            batch_size=BATCH_SIZE,
-            progress=subject.progress,
-            on_response=keep,
-        )
+    generate(
+        subject.policy.model,
+        subject.tokenizer,
+        [[{"role": "user", "content": text}] for text in texts],
+        **asdict(decoding),
+        batch_size=BATCH_SIZE,
+        progress=subject.progress,
+        on_response=keep,
+    )
     return answers
 
 

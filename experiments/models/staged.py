@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from experiments.disk import num_bytes, writing
 from experiments.manifest import write_json
 from experiments.models.loading import load_model, load_tokenizer, quiet_transformers, weights_hash
 from experiments.models.weights import ResolvedModel
@@ -59,8 +60,10 @@ def _merge(run: Path, base: ResolvedModel, merged: Path, mark: dict[str, str]) -
         adapted = library.PeftModel.from_pretrained(load_model(base), run / "policy")
     with tempfile.TemporaryDirectory(dir=run, prefix=".merged-") as temporary, quiet_transformers():
         work = Path(temporary, "merged")
-        adapted.merge_and_unload().save_pretrained(work)
-        load_tokenizer(base).save_pretrained(work)
+        whole = adapted.merge_and_unload()
+        with writing(work, num_bytes(dict(whole.named_parameters())), discard=True):
+            whole.save_pretrained(work)
+            load_tokenizer(base).save_pretrained(work)
         write_json(work / MARK, mark)
         if merged.exists():
             shutil.rmtree(merged)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.disk import writing
 from experiments.manifest import write_json
 from registry import nearest
 from registry.assets import AssetError, cache_folder, fetch, file_sha256, hub_reachable, locked, require_space
@@ -203,7 +204,8 @@ def _convert(preset: ModelPreset, folder: Path, cache: Path) -> None:
         log.info("converting %s to float32 safetensors, once", source.name)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
             work = Path(temporary, folder.name)
-            _write_safetensors(source, work)
+            with writing(work):
+                _write_safetensors(source, work)
             digests = {file.name: file_sha256(file) for file in sorted(work.iterdir())}
             write_json(work / MARK, {"source": preset.package.sha256, "files": digests})
             if folder.exists():

@@ -20,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from experiments.data.tokens import Example, TokenizedData, TokenPair
+from experiments.disk import num_bytes, writing
 from experiments.manifest import write_json
 from experiments.models.forward import Policy
 from experiments.rewards.reward_fitting import RankedItem, fit, quality
@@ -130,8 +131,10 @@ def _teach_once(
         if not _is_whole(path, facts):
             learnt = _train(part, net, policy, tokenizer, rows, max_new_tokens)
             temporary = path.with_name(f"{path.name}.{os.getpid()}")
-            save_file({name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}, temporary)
-            os.replace(temporary, path)
+            tensors = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}
+            with writing(temporary, num_bytes(tensors), discard=True):
+                save_file(tensors, temporary)
+                os.replace(temporary, path)
             write_json(facts, {"sha256": file_sha256(path), "settings": settings, **learnt})
     net.load_state_dict(load_file(path))
 

@@ -14,8 +14,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from experiments.data.tokens import TokenizedData
-from experiments.experiment import Experiment
-from experiments.manifest import cost, environment, now, reset_peak_memory, write_json
+from experiments.disk import append, num_bytes, writing
+from experiments.experiment import Experiment, Training
+from experiments.manifest import DamagedFile, cost, environment, now, read_json, reset_peak_memory, write_json
 from experiments.models import sharding
 from experiments.models.forward import Policy, Scored
 from experiments.models.loading import load_model, quiet_transformers
@@ -41,8 +42,14 @@ class Cell:
 
     @property
     def finished(self) -> bool:
+        """ValueError where its manifest is damaged: whether it may be trained over is the user's to say."""
         manifest = self.folder / "manifest.json"
-        return manifest.is_file() and json.loads(manifest.read_text()).get("status") == "finished"
+        if not manifest.is_file():
+            return False
+        try:
+            return read_json(manifest).get("status") == "finished"
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}; delete the file to have this run trained again") from None
 
 
 def begin(model: Any, experiment: Experiment) -> Policy:
@@ -157,8 +164,7 @@ def train(
         row = {"step": step, **metrics, "seconds": time.monotonic() - began}
         due = step % cell.checkpoint_every == 0 if cell.checkpoint_every else began - last_saved > CHECKPOINT_SECONDS
         if main:
-            with history.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
+            append(history, json.dumps(row) + "\n")
         if (sharding.agreed(due) if sharded else due) and step < training.steps:
             state = trainer.state()  # of a sharded policy all processes must ask
             last_saved = time.monotonic()
@@ -172,7 +178,7 @@ def train(
         raise RuntimeError(f"a discriminator that {experiment.name} holds fixed has moved")
     weights = sharding.whole_state(policy.model, keep=main) if sharded else None
     if main:
-        with quiet_transformers():
+        with quiet_transformers(), writing(cell.folder / "policy", _policy_bytes(policy, training), discard=True):
             policy.model.save_pretrained(cell.folder / "policy", state_dict=weights)
         kept_networks.save(cell.folder / "players", trainer.players)
         steps = list(read_steps(history))
@@ -192,5 +198,12 @@ def _truncate(history: Path, step: int) -> None:
     kept = [row for row in read_steps(history) if row["step"] <= step]
     text = "".join(json.dumps(row) + "\n" for row in kept)
     temporary = history.with_suffix(".part")
-    temporary.write_text(text)
-    temporary.replace(history)
+    with writing(temporary, len(text), discard=True):
+        temporary.write_text(text)
+        temporary.replace(history)
+
+
+def _policy_bytes(policy: Policy, training: Training) -> int:
+    """What the policy's file takes: its adapter alone, or all of its weights."""
+    named = policy.model.named_parameters()
+    return num_bytes({name: p for name, p in named if training.lora_rank is None or p.requires_grad})

@@ -27,8 +27,9 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from experiments.data.tokens import Example
+from experiments.disk import writing
 from experiments.experiment import Training
-from experiments.manifest import cost, environment, now, reset_peak_memory, write_json
+from experiments.manifest import cost, environment, now, reset_peak_memory, write_atomically, write_json
 from experiments.models.forward import Policy
 from experiments.models.loading import load_model, load_tokenizer, quiet_transformers
 from experiments.runs.cell import Cell, trained
@@ -199,7 +200,8 @@ def train(
         model: Any = trainer.model
         facts["num_trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
         trainer.train()
-        model.save_pretrained(cell.folder / "policy")
+        with writing(cell.folder / "policy", discard=True):
+            model.save_pretrained(cell.folder / "policy")
     tokens = [_tokens(rows[i : i + training.batch_size]) for i in range(0, len(rows), training.batch_size)]
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     lines = [
@@ -207,7 +209,7 @@ def train(
         | {"tokens": tokens[i], "seconds": seconds}
         for i, (entry, seconds) in enumerate(zip(logged, times.seconds, strict=True))
     ]
-    (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_atomically(cell.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     spent = cost(wall_seconds=sum(times.seconds), num_tokens=int(sum(tokens)))
     write_json(cell.folder / "manifest.json", {"status": "finished", **facts, **spent})
     progress(training.steps, training.steps)

@@ -11,15 +11,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from experiments.disk import num_bytes, writing
+
 
 def save(folder: Path, tensors: Mapping[str, Tensor], step: int) -> None:
-    """Write `folder/<step>.safetensors`, then forget the older ones."""
+    """Write `folder/<step>.safetensors`, then forget the older ones. DiskFull where it has no room: they stay."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{step}.{os.getpid()}.part"
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary)
-    with temporary.open("rb") as written:
-        os.fsync(written.fileno())
-    os.replace(temporary, folder / f"{step}.safetensors")
+    with writing(temporary, num_bytes(tensors), discard=True):
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, folder / f"{step}.safetensors")
     for other in folder.iterdir():
         if other.name != f"{step}.safetensors":
             other.unlink(missing_ok=True)

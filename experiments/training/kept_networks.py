@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from experiments.disk import num_bytes, writing
 from methods.protocols import Learner
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ def save(folder: Path, players: Iterable[Player]) -> None:
 
 
 def keep(folder: Path, name: str, net: nn.Module) -> None:
-    """Write `folder`/<name>.safetensors, whole or not at all."""
+    """Write `folder`/<name>.safetensors, whole or not at all. DiskFull where it has no room."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{name}.part"
-    save_file({key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}, temporary)
-    temporary.replace(folder / f"{name}.safetensors")
+    tensors = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+    with writing(temporary, num_bytes(tensors), discard=True):
+        save_file(tensors, temporary)
+        temporary.replace(folder / f"{name}.safetensors")
 
 
 def load(folder: Path, spec: Learner, hidden_size: int) -> nn.Module | None:

@@ -14,6 +14,7 @@ import numpy as np
 from filelock import FileLock
 
 from experiments.data.tokens import Example, TokenPair
+from experiments.disk import writing
 from experiments.experiment import Precision
 from experiments.models.forward import Policy, Scored, score
 from methods.types import Role
@@ -116,5 +117,6 @@ def _read(path: Path, count: int) -> np.ndarray | None:
 def _write(path: Path, values: np.ndarray) -> None:
     raw = values.astype("<f4").tobytes()
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_bytes(hashlib.sha256(raw).digest() + raw)
-    os.replace(temporary, path)
+    with writing(temporary, len(raw) + 32, discard=True):
+        temporary.write_bytes(hashlib.sha256(raw).digest() + raw)
+        os.replace(temporary, path)

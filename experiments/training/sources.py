@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import abc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -72,8 +73,13 @@ class Pairs(Source):
 
     def _at(self, place: int) -> Example:
         epoch, i = divmod(place, len(self.examples))
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
-        return self.examples[int(order[i])]
+        return self.examples[int(_order(self.seed, epoch, len(self.examples))[i])]
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, number: int) -> np.ndarray:
+    """One epoch's permutation of `number` rows. Kept, because every step of the epoch reads a part of it."""
+    return np.random.default_rng([seed, epoch]).permutation(number)
 
 
 def share(rows: abc.Sequence[Example], *, rank: int, world: int) -> list[Example]:

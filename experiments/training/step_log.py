@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from experiments.disk import DiskFull, num_bytes, writing
 from experiments.models.sharding import local
 from experiments.training.batches import Micro
 from methods.types import Loss, mean_over_ranks
@@ -66,8 +67,12 @@ def check_finite(
             for role, block in micro.batch.blocks.items()
             for key, value in vars(block).items()
         }
-        save_file(tensors, keep)
-        where = f"; its batch is in {keep}"
+        try:
+            with writing(keep, num_bytes(tensors), discard=True):
+                save_file(tensors, keep)
+            where = f"; its batch is in {keep}"
+        except DiskFull as error:
+            where = f"; its batch is not kept ({error})"
     rows = ", ".join(str(row.row) for micro in micros for row in micro.rows)
     raise NonFiniteError(
         f"{what} is {value.item()} at step {step}; first bad tensor: {names[0] if names else what};"

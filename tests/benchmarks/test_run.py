@@ -26,10 +26,10 @@ KILLS = int(os.environ.get("ADVALIGN_KILLS", "3"))
 QUICK = ["--max-steps", "2", "--tasks", "held_out", "--max-length", "96", "--batch-size", "4"]
 
 
-def command(*words, **environment):
+def command(*words, limit=500.0, **environment):
     line = [sys.executable, "-m", "benchmarks.run", *map(str, words)]
     return subprocess.run(
-        line, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=500
+        line, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=limit
     )
 
 
@@ -68,7 +68,7 @@ def test_a_tiny_model_of_each_family_trains_end_to_end(family, tmp_path):
     assert stamps == {path: path.stat().st_mtime_ns for path in out.glob("runs/*/policy/*.safetensors")}
 
 
-@pytest.mark.timeout(300 + 60 * KILLS)
+@pytest.mark.timeout(0)  # each run has its own limit: how long one may take is known once the first has been timed
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bits_and_loses_no_step(tmp_path):
     """ADVALIGN_KILLS=20 kills twenty runs; their moments are spread over all of a run, from start-up to evaluation."""
     save_tiny("llama3", tmp_path / "model", 0)
@@ -91,7 +91,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits_and_loses_no_step(t
             process.kill()
             kills += 1
         process.wait()
-        resumed = command(*words, "--out", out)
+        resumed = command(*words, "--out", out, limit=max(120.0, 10 * duration))
         assert resumed.returncode == 0, resumed.stderr
         got = load_file(next(out.glob("runs/*/policy/*.safetensors")))
         assert expected.keys() == got.keys()
