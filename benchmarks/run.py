@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         execute(config, console)
         return 0
 
-    return guarded(command, out=options.out)
+    return guarded(command, out=options.folder)
 
 
 def dry_run(config: ComparisonConfig, console: Console) -> int:

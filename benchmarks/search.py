@@ -8,6 +8,7 @@ The same command again continues; `python -m benchmarks.run --methods dpo@tuned,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from benchmarks.tuning.trials import Trials
+    from experiments.mirror import Mirror
     from experiments.studies.study import Budget, Design, Outcome, Report, Study
     from methods.protocols import Method
 
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made = search_parser()
     options = made.parse_args(arguments)
     return guarded(
-        lambda: search(read_config(SearchConfig, made, arguments), dry_run=options.dry_run), out=options.out
+        lambda: search(read_config(SearchConfig, made, arguments), dry_run=options.dry_run), out=options.folder
     )
 
 
@@ -45,13 +47,26 @@ def search(config: SearchConfig, *, dry_run: bool = False) -> int:
     """What the command does after its options are read."""
     from rich.console import Console
 
+    from experiments.mirror import open_mirror
+
+    console = Console(stderr=True, quiet=WORKER in os.environ)
+    arms, output = _arms(config), config.output
+    mirror = None if dry_run else open_mirror(output.tracking_uri, output.folder, functools.partial(_say, console))
+    try:
+        return _search(config, arms, console, mirror, dry_run=dry_run)
+    finally:
+        if mirror:
+            mirror.close()
+
+
+def _search(
+    config: SearchConfig, arms: Sequence[Arm], console: Console, mirror: Mirror | None, *, dry_run: bool
+) -> int:
     from benchmarks.tuning import budget as search_plan
     from experiments.studies.study import Study, open_storage, work
 
     helping = WORKER in os.environ
-    console = Console(stderr=True, quiet=helping)
-    arms = _arms(config)
-    trials = _trials(config, {arm.name: arm.build({}) for arm in arms}, tracked=not dry_run)
+    trials = _trials(config, {arm.name: arm.build({}) for arm in arms}, mirror)
     designs = [_design(arm, trials, config.pruner) for arm in arms]
     budgets = [_budget(config, design) for design in designs]
     if not helping:
@@ -59,10 +74,10 @@ def search(config: SearchConfig, *, dry_run: bool = False) -> int:
         console.print(trials.bench.data.report.summary(), style="dim", markup=False)
     if dry_run:
         return 0
-    if not helping:
-        trials.prepare([arm.build({}) for arm in arms])
     folder = config.output.folder / "studies"
     storage = open_storage(config.storage or str(folder / "journal.log"))
+    if not helping:
+        trials.prepare([arm.build({}) for arm in arms])
     studies = [
         Study(design, storage, budget=budget, folder=folder, run=_runner(arm, design, trials, console))
         for arm, design, budget in zip(arms, designs, budgets, strict=True)
@@ -70,6 +85,10 @@ def search(config: SearchConfig, *, dry_run: bool = False) -> int:
     others = [] if helping else _start_workers(config)
     try:
         work(studies)
+    except BaseException:
+        for other in others:
+            other.terminate()  # as this process ends: what a worker has begun is taken up again later
+        raise
     finally:
         for other in others:
             other.wait()
@@ -135,15 +154,14 @@ def _budget(config: SearchConfig, design: Design) -> Budget:
     return Budget(trials=TRIALS if config.trials is None else config.trials)
 
 
-def _trials(config: SearchConfig, methods: Mapping[str, Method], *, tracked: bool) -> Trials:
-    """Model, tokens, reference store and tracker, once for all studies."""
+def _trials(config: SearchConfig, methods: Mapping[str, Method], mirror: Mirror | None) -> Trials:
+    """Model, tokens and reference store, once for all studies."""
     from benchmarks.comparison.comparison import check_roles, data_of, training_of
     from benchmarks.comparison.grid import accelerator
     from benchmarks.comparison.workbench import Workbench
     from benchmarks.tuning.dev_metrics import Constraint, Sampled, known
     from benchmarks.tuning.trials import Trials
     from experiments.models.loading import load_tokenizer, resolve_model
-    from experiments.tracking import Tracker, default_uri
 
     metrics = tuple(known(name) for name in config.metrics)
     constraints = tuple(Constraint.parse(text) for text in config.constraints)
@@ -157,13 +175,8 @@ def _trials(config: SearchConfig, methods: Mapping[str, Method], *, tracked: boo
     check_roles(dict(methods), data)
     if not data.dev:
         raise ValueError(f"{data.name} has no dev pairs to measure a trial on; give more data or --dev-pairs")
-    tracker = None
-    out = config.output.folder
-    if config.output.tracking_uri != "none" and tracked:
-        out.mkdir(parents=True, exist_ok=True)
-        tracker = Tracker(config.output.tracking_uri or default_uri(out))
     bench = Workbench(
-        out=out,
+        out=config.output.folder,
         model=model,
         tokenizer=tokenizer,
         data=data,
@@ -180,7 +193,7 @@ def _trials(config: SearchConfig, methods: Mapping[str, Method], *, tracked: boo
         constraints=constraints,
         pruner=config.pruner,
         sampled=Sampled(num_prompts=config.num_prompts, max_new_tokens=config.max_new_tokens),
-        tracker=tracker,
+        tracker=mirror,
     )
 
 
@@ -231,7 +244,7 @@ def _design(arm: Arm, trials: Trials, pruner: str) -> Design:
 def _runner(
     arm: Arm, design: Design, trials: Trials, console: Console
 ) -> Callable[[int, Mapping[str, Any], Report], Outcome]:
-    parent = trials.tracker.comparison(f"study {design.name}", design.facts) if trials.tracker else ""
+    parent = trials.tracker.comparison(f"study {design.name}", design.facts) if trials.tracker else None
 
     def run(number: int, params: Mapping[str, Any], report: Report) -> Outcome:
         shown = " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
@@ -273,7 +286,7 @@ def _conclude(studies: Sequence[Study], trials: Trials, console: Console) -> Non
         record = study.record()
         if trials.tracker:
             parent = trials.tracker.comparison(f"study {record.name}", record.facts)
-            trials.tracker.finish(parent, artifacts=(study.folder / f"{record.name}.json",))
+            parent.finish(artifacts=(study.folder / f"{record.name}.json",))
         best, start = record.best, record.complete[0] if record.complete else None
         if best is None or start is None:
             _say(console, f"{record.name}: no trial was feasible")

@@ -14,11 +14,12 @@ import logging
 import numbers
 import os
 import re
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,9 +32,31 @@ WATERMARK = "step"  # the metric whose latest value is the last step logged
 BATCH_LIMIT = 1000  # MLflow's, for the metrics of one log_batch
 PARAM_LIMIT = 6000  # MLflow's, for the characters of one parameter
 FLUSH_SECONDS = 5.0
+OPEN_SECONDS = 25.0  # in which a store that is not a local database has to answer before anything is trained
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing calls home
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # A dead server is noticed in seconds: the figures are on disk, and are sent when it is back
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}
+SQLITE = b"SQLite format 3\0"
+# Packages by the modules that they bring
+DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 ARTIFACT_LIMIT = 20 * 2**20  # bytes; policies stay in the run's folder
 
-_log = logging.getLogger(__name__)
+
+@runtime_checkable
+class RunLog(Protocol):
+    """What a cell tells of itself: to MLflow at once (`RunLogger`), or without waiting (`mirror.MirroredRun`)."""
+
+    def catch_up(self, history: Path, *, size: int | None = None) -> None: ...
+
+    def evaluation(self, task: str, metrics: Mapping[str, float], files: Iterable[Path] = ()) -> None: ...
+
+    def manifest(self, manifest: Mapping[str, Any]) -> None: ...
+
+    def finish(self, status: Status = "FINISHED") -> None: ...
 
 
 def default_uri(out: Path) -> str:
@@ -45,11 +68,20 @@ class Tracker:
     """A tracking store and one experiment in it. Importing MLflow takes seconds: make one when it is needed."""
 
     def __init__(self, uri: str, experiment: str = "advalign") -> None:
-        """`uri` as MLflow takes it. A sqlite database and its schema are made under a lock, artifacts beside it."""
-        self.uri = uri
+        """`uri` as MLflow takes it. A sqlite database and its schema are made under a lock, artifacts beside it.
+
+        Asks the store, and raises ValueError within half a minute if it cannot be used.
+        """
+        self.uri = re.sub(r"//[^/@]*@", "//…@", uri)  # to be named in messages, without a password
         self._database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-        with self._locked():
-            self._client, self._experiment = _open(uri, experiment, self._database)
+        try:
+            with self._locked():
+                self._client, self._experiment = _asked(uri, experiment, self._database)
+        except Exception as error:
+            raise ValueError(
+                f"the tracking store {self.uri} cannot be opened: {_why(error)}; mend it, name another one with"
+                " --tracking-uri, or do without: --tracking-uri none"
+            ) from error
 
     @property
     def page(self) -> str:
@@ -164,7 +196,7 @@ class RunLogger:
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Buffer the numbers among `metrics`; a step that MLflow has already is ignored.
 
-        A store that does not answer stops no training: the step stays in the buffer for the next attempt.
+        Now and then the buffer is flushed; where that fails, the steps stay in it for the next attempt.
         """
         if step <= self._last:
             return
@@ -173,20 +205,13 @@ class RunLogger:
         self._last = step
         waiting = sum(map(len, self._buffer))
         if waiting >= BATCH_LIMIT // 2 or time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._try_to_flush()
-
-    def catch_up(self, history: Path) -> None:
-        """Log the steps of a metrics.jsonl that MLflow lacks; a torn last line is not a step."""
-        for row in read_steps(history):
-            self.log(row["step"], row)
-        self._try_to_flush()
-
-    def _try_to_flush(self) -> None:
-        try:
             self.flush()
-        except Exception as error:
-            self._flushed = time.monotonic()
-            _log.warning("step %d is not tracked yet (%s); metrics.jsonl holds it", self._last, error)
+
+    def catch_up(self, history: Path, *, size: int | None = None) -> None:
+        """Log the steps of a metrics.jsonl, or of its first `size` bytes, that MLflow lacks; a torn line is no step."""
+        for row in read_steps(history, size=size):
+            self.log(row["step"], row)
+        self.flush()
 
     def flush(self) -> None:
         """Write what is buffered, each step inside one transaction."""
@@ -208,10 +233,10 @@ class RunLogger:
         named = {f"{task}/{key}": float(value) for key, value in metrics.items() if isinstance(value, numbers.Real)}
         new = {key: value for key, value in named.items() if self._latest.get(key) != value}
         if new:
-            self._client.log_batch(self.run_id, metrics=_metrics(new, max(self._last, 0)))
-            self._latest |= new
             for path in files:
                 self.artifact(path, "evaluations")
+            self._client.log_batch(self.run_id, metrics=_metrics(new, max(self._last, 0)))  # last: the sign of all
+            self._latest |= new
 
     def manifest(self, manifest: Mapping[str, Any]) -> None:
         """Show the run's facts: the manifest as an artifact, its single values as tags and the code's commit."""
@@ -240,11 +265,14 @@ class RunLogger:
             self._status = status
 
 
-def read_steps(history: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics.jsonl up to its end or the first line that a kill has torn; nothing if it is missing."""
+def read_steps(history: Path, *, size: int | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a metrics.jsonl up to its end, its first `size` bytes or the first line that a kill has torn.
+
+    Nothing if it is missing.
+    """
     if not history.exists():
         return
-    for line in history.read_text(encoding="utf-8").split("\n"):
+    for line in history.read_bytes()[:size].decode("utf-8", errors="replace").split("\n"):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
@@ -286,23 +314,69 @@ def _make(database: Path) -> None:
     os.replace(unfinished, database)
 
 
-def _open(uri: str, experiment: str, database: Path | None) -> tuple[MlflowClient, str]:
-    """A client and the id of the experiment; the first client of a fresh database makes its tables (seconds)."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing calls home
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+def _asked(uri: str, experiment: str, database: Path | None) -> tuple[MlflowClient, str]:
+    """`_open`, bounded in time but for a local database, whose making takes as long as it takes."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # a line for each of dozens of migrations
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's own use of SQLAlchemy
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
+        import mlflow  # noqa: F401 - here and not in the thread, where a Ctrl-C would not reach it
 
-        try:
-            if database is not None and not database.exists():
-                _make(database)
-            client = MlflowClient(uri)
-        except MlflowException as error:
-            raise ValueError(f"the tracking store {uri} cannot be opened: {error}") from error
-        if found := client.get_experiment_by_name(experiment):
-            return client, found.experiment_id
-        artifacts = (database.absolute().parent / "mlartifacts").as_uri() if database else None
-        return client, client.create_experiment(experiment, artifact_location=artifacts)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)  # a page for each try to reach a database
+        if database is not None:
+            return _open(uri, experiment, database)
+        found: list[tuple[MlflowClient, str]] = []
+        raised: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                found.append(_open(uri, experiment, None))
+            except BaseException as error:
+                raised.append(error)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(OPEN_SECONDS)
+    if raised:
+        raise raised[0]
+    if not found:
+        raise TimeoutError(f"it did not answer within {OPEN_SECONDS:g} seconds")
+    return found[0]
+
+
+def _open(uri: str, experiment: str, database: Path | None) -> tuple[MlflowClient, str]:
+    """A client and the id of the experiment; the first client of a fresh database makes its tables (seconds)."""
+    from mlflow import MlflowClient
+
+    if database is not None and not database.exists():
+        _make(database)
+    if database is not None and (begins := database.read_bytes()[:16] if database.is_file() else b"") != SQLITE:
+        what = "a folder" if database.is_dir() else "no SQLite database" if begins else "an empty file"
+        raise ValueError(f"{database} is {what}")
+    client = MlflowClient(uri)
+    if found := client.get_experiment_by_name(experiment):
+        if found.lifecycle_stage != "active":
+            raise ValueError(
+                f"its experiment {experiment!r} was deleted; `MLFLOW_TRACKING_URI={uri} mlflow experiments restore"
+                f" --experiment-id {found.experiment_id}` brings it back"
+            )
+        return client, found.experiment_id
+    artifacts = (database.absolute().parent / "mlartifacts").as_uri() if database else None
+    return client, client.create_experiment(experiment, artifact_location=artifacts)
+
+
+def _why(error: BaseException) -> str:
+    """What is wrong with a store, in a sentence: MLflow's own words are pages."""
+    text = short(error)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"it needs a driver that is not installed: pip install {DRIVERS.get(error.name, error.name)}"
+    if "Max retries exceeded" in text or "Connection refused" in text or "timed out" in text.lower():
+        return "no server answers there"
+    return text
+
+
+def short(error: BaseException) -> str:
+    """An error's words on one line, without addresses' passwords and no more than fit on two lines of a terminal."""
+    text = re.sub(r"//[^/@\s]*@", "//…@", " ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:199]}…"

@@ -19,7 +19,7 @@ from benchmarks.comparison.config import ComparisonConfig
 from benchmarks.comparison.executors import Job, Ray
 from benchmarks.comparison.grid import Grid, accelerator, record, title
 from experiments.runs.cell import Cell
-from experiments.tracking import RunLogger
+from experiments.tracking import RunLog
 
 _GRIDS: dict[str, Grid] = {}  # of this worker, by the configuration
 
@@ -27,7 +27,7 @@ _GRIDS: dict[str, Grid] = {}  # of this worker, by the configuration
 class ClusterGrid(Grid):
     here = False
 
-    def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLogger | None], progress: Progress) -> None:
+    def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLog | None], progress: Progress) -> None:
         """The untrained model, since others may be compared with its answers; then as many at once as there is room."""
         overall = progress.add_task("cells", total=len(cells))
         logs = {cell.experiment.id: log for cell in cells if (log := log_of(cell)) is not None}

@@ -13,7 +13,7 @@ from experiments.runs.cell import Cell
 def execute(config: ComparisonConfig, console: Console) -> list[Cell]:
     """Do what is missing of the comparison, and rank; its cells, all of them finished.
 
-    Raises ValueError, KeyError, OSError or RuntimeError as what went wrong.
+    Raises whatever went wrong; `benchmarks.command.guarded` tells it on the command line.
     """
     comparison = resolve(config)
     if config.execution.executor == "ray":

@@ -30,10 +30,11 @@ from benchmarks.reporting.terminal import terminal_tables
 from benchmarks.results import declared_runs, tuned_methods
 from benchmarks.tasks import Task, TaskSkipped
 from experiments.experiment import Training
-from experiments.manifest import write_json
+from experiments.manifest import DamagedFile, read_json, write_json
+from experiments.mirror import open_mirror
 from experiments.models.forward import Policy
 from experiments.runs.cell import Cell, register_untrained, train, trained
-from experiments.tracking import RunLogger, Status, Tracker, default_uri
+from experiments.tracking import RunLog, Status
 
 UNTRAINED = Training(steps=1, lora_rank=None)  # of the untrained model, whose address no budget changes
 # Methods that another trainer trains, for calibration: the module whose `train` does it
@@ -108,10 +109,7 @@ class Grid:
 
     def run(self, cells: list[Cell]) -> None:
         """Train and evaluate what is missing, then build the leaderboard and the report."""
-        tracker = None
-        if self.main and self.config.output.tracking_uri != "none":
-            self.out.mkdir(parents=True, exist_ok=True)
-            tracker = Tracker(self.config.output.tracking_uri or default_uri(self.out))
+        mirror = open_mirror(self.config.output.tracking_uri, self.out, self._warn) if self.main else None
         settings = {
             "cells": [cell.experiment.id for cell in cells],
             "tasks": [dataclasses.asdict(task) for task in self.comparison.tasks],  # type: ignore[call-overload]
@@ -119,21 +117,30 @@ class Grid:
         if self.main:
             measured = [c.experiment.id for c in cells if any((c.folder / "evaluations").glob("*.json"))]
             declared_runs.declare(self.out, [cell.experiment.id for cell in cells], measured)
-        parent = tracker.comparison(" vs ".join(self.comparison.methods), settings) if tracker else ""
+        parent = mirror.comparison(" vs ".join(self.comparison.methods), settings) if mirror else None
 
-        def log_of(cell: Cell) -> RunLogger | None:
-            return tracker.run(cell.experiment.id, parent, cell.experiment.spec) if tracker else None
+        def log_of(cell: Cell) -> RunLog | None:
+            return mirror.run(cell.experiment.id, parent, cell.experiment.spec) if mirror and parent else None
 
         try:
             with self._progress() as progress:
                 self.run_cells(cells, log_of, progress)
+            if self.main:
+                paths = self._rank()
+                if parent:
+                    parent.finish(artifacts=tuple(paths))
         except BaseException as error:
-            _ended(error, lambda status: tracker.finish(parent, status) if tracker else None)
+            if parent:
+                parent.finish(_status(error))
             raise
-        if self.main:
-            self._rank(tracker, parent)
+        finally:
+            if mirror:
+                mirror.close()
 
-    def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLogger | None], progress: Progress) -> None:
+    def _warn(self, text: str) -> None:
+        self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLog | None], progress: Progress) -> None:
         """One after the other, in this process."""
         overall = progress.add_task("cells", total=len(cells))
         self.bench.store.progress = self._reference_bar(progress)
@@ -151,12 +158,12 @@ class Grid:
 
         return show
 
-    def run_cell(self, cell: Cell, log: RunLogger | None, show: Any) -> None:
+    def run_cell(self, cell: Cell, log: RunLog | None, show: Any) -> None:
         """Train and evaluate one cell where that is still to do; every process of a distributed run calls it."""
         with self._alone(cell):
             self._run_cell(cell, log, show)
 
-    def _run_cell(self, cell: Cell, log: RunLogger | None, show: Any) -> None:
+    def _run_cell(self, cell: Cell, log: RunLog | None, show: Any) -> None:
         policy: Policy | None = None
         try:
             if cell.experiment.method is None:
@@ -173,7 +180,7 @@ class Grid:
                     record(cell, log, results)
         except BaseException as error:
             if log is not None:
-                _ended(error, log.finish)
+                log.finish(_status(error))
             raise
         self.accelerator.wait_for_everyone()
 
@@ -204,7 +211,7 @@ class Grid:
                 except TaskSkipped as reason:
                     self.console.print(f"{task.name} skipped: {reason}", style="yellow", markup=False)
                     continue
-            results[task.name] = json.loads(path.read_text())["metrics"]
+            results[task.name] = _metrics_in(path)
         return results
 
     def _evaluate(self, cell: Cell, task: Task, policy: Policy, path: Path, show: Any) -> None:
@@ -226,25 +233,33 @@ class Grid:
         known = {example.asked_id for example in self.bench.data.train}
         return sum(prompt[:16] in known for prompt in asked) / max(1, len(asked))
 
-    def _rank(self, tracker: Tracker | None, parent: str) -> None:
+    def _rank(self) -> list[Path]:
         board = build(self.out)
         paths = write(board, self.out)
-        if tracker:
-            tracker.finish(parent, artifacts=tuple(paths))
         for table in board.tables:
             if table.data["tokens"] == self.bench.data.digest and table.model["weights"] == self.bench.weights:
                 console = Console()
                 console.print(*terminal_tables(table, console))
+        return paths
 
     def _progress(self) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         return Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.main)
 
 
-def _ended(error: BaseException, finish: Callable[[Status], None]) -> None:
-    """Tell the tracking store what became of a run; the error itself matters more than that."""
-    with contextlib.suppress(Exception):
-        finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+def _status(error: BaseException) -> Status:
+    """What became of a run that ended so."""
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+
+
+def _metrics_in(path: Path) -> dict[str, float]:
+    """What an evaluation came to. ValueError for a damaged file, which is the user's to delete."""
+    try:
+        metrics: dict[str, float] = read_json(path)["metrics"]
+    except (DamagedFile, KeyError) as error:
+        said = error if isinstance(error, DamagedFile) else f"{path} is damaged: it holds no metrics"
+        raise DamagedFile(f"{said}; delete it, and the same command evaluates again") from None
+    return metrics
 
 
 def _show(progress: Progress, bar: Any, done: int, total: int) -> None:
@@ -261,11 +276,11 @@ def title(cell: Cell) -> str:
     return f"{cell.experiment.name} ({'untrained' if cell.experiment.seed is None else f'seed {cell.experiment.seed}'})"
 
 
-def record(cell: Cell, log: RunLogger, results: dict[str, dict[str, float]]) -> None:
+def record(cell: Cell, log: RunLog, results: dict[str, dict[str, float]]) -> None:
     log.catch_up(cell.folder / "metrics.jsonl")
     for name, metrics in results.items():
         log.evaluation(name, metrics, sorted((cell.folder / "evaluations").glob(f"{name}-*.json*")))
-    log.manifest(json.loads((cell.folder / "manifest.json").read_text()))
+    log.manifest(read_json(cell.folder / "manifest.json"))
     log.finish()
 
 

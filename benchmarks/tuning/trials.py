@@ -22,12 +22,13 @@ from filelock import FileLock
 from benchmarks.comparison.workbench import Workbench, scored_roles
 from benchmarks.tuning import dev_metrics
 from benchmarks.tuning.dev_metrics import Constraint, Sampled
-from experiments.manifest import write_json
+from experiments.manifest import read_json, write_json
+from experiments.mirror import Mirror, MirroredComparison
 from experiments.models.forward import Policy
 from experiments.runs.cell import Cell, train, trained
 from experiments.studies.sampler import RUNGS
 from experiments.studies.study import Outcome, Report, TrialFailed
-from experiments.tracking import RunLogger, Tracker, read_steps
+from experiments.tracking import RunLog, read_steps
 from experiments.training.step_log import NonFiniteError
 from methods.protocols import Method
 from registry import flatten
@@ -48,7 +49,7 @@ class Trials:
     constraints: tuple[Constraint, ...] = ()
     pruner: str = "none"
     sampled: Sampled = dataclasses.field(default_factory=Sampled)
-    tracker: Tracker | None = None
+    tracker: Mirror | None = None
 
     @property
     def wanted(self) -> set[str]:
@@ -64,7 +65,7 @@ class Trials:
         if "dev/length_growth" in self.wanted:
             self._untrained_length()
 
-    def run(self, name: str, method: Method, parent: str, label: str, report: Report) -> Outcome:
+    def run(self, name: str, method: Method, parent: MirroredComparison | None, label: str, report: Report) -> Outcome:
         """Train `method` at every seed and measure it. Raises TrialFailed where it cannot be trained, TrialPruned."""
         found, runs, seconds = list[dict[str, float]](), list[str](), 0.0
         for place, seed in enumerate(self.seeds):
@@ -82,7 +83,7 @@ class Trials:
         excess = {str(constraint): constraint.excess(means) for constraint in self.constraints}
         return Outcome(tuple(means[metric] for metric in self.metrics), excess, facts)
 
-    def _measured(self, cell: Cell, log: RunLogger | None, report: Report) -> tuple[dict[str, float], float]:
+    def _measured(self, cell: Cell, log: RunLog | None, report: Report) -> tuple[dict[str, float], float]:
         """Metrics and what they cost in seconds; from the cell's folder where they stand there."""
         method = cell.experiment.method
         assert method is not None
@@ -106,7 +107,7 @@ class Trials:
             write_json(path, settings | {"values": measured, "seconds": time.monotonic() - began})
             for weights in ("policy", "players"):  # a search keeps figures
                 shutil.rmtree(cell.folder / weights, ignore_errors=True)
-        found = json.loads(path.read_text())
+        found = read_json(path)
         if log is not None:
             log.evaluation("trial", found["values"])
         return found["values"], found["seconds"] + found["values"]["cost/seconds"]
@@ -129,7 +130,7 @@ class Trials:
         return watch
 
     def _cost(self, cell: Cell) -> dict[str, float]:
-        manifest = json.loads((cell.folder / "manifest.json").read_text())
+        manifest = read_json(cell.folder / "manifest.json")
         return {"cost/seconds": manifest["wall_seconds"], "cost/peak_memory_bytes": manifest["peak_memory_bytes"]}
 
     def _untrained_length(self) -> float:
@@ -143,12 +144,12 @@ class Trials:
                 policy, bench = self.bench.untrained(), self.bench
                 length = dev_metrics.untrained_length(policy, bench.tokenizer, bench.data.dev, self.sampled)
                 write_json(path, {"mean_length": length})
-        return float(json.loads(path.read_text())["mean_length"])
+        return float(read_json(path)["mean_length"])
 
     @contextlib.contextmanager
-    def _logged(self, cell: Cell, parent: str, label: str, place: int) -> Iterator[RunLogger | None]:
+    def _logged(self, cell: Cell, parent: MirroredComparison | None, label: str, place: int) -> Iterator[RunLog | None]:
         """The trial's MLflow run, which shows the steps of its first seed."""
-        if self.tracker is None or place:
+        if self.tracker is None or parent is None or place:
             yield None
             return
         log = self.tracker.run(f"{label}", parent, cell.experiment.spec, name=label)
@@ -158,7 +159,7 @@ class Trials:
             log.finish("FAILED")
             raise
         log.catch_up(cell.folder / "metrics.jsonl")
-        log.manifest(json.loads((cell.folder / "manifest.json").read_text()))
+        log.manifest(read_json(cell.folder / "manifest.json"))
         log.finish()
 
 

@@ -22,7 +22,7 @@ from experiments.models.forward import Policy, Scored
 from experiments.models.loading import load_model, quiet_transformers
 from experiments.rewards.rollouts import RolloutSource
 from experiments.runs import assembly
-from experiments.tracking import RunLogger, read_steps
+from experiments.tracking import RunLog, read_steps
 from experiments.training import checkpoint, kept_networks
 from experiments.training.trainer import Trainer
 
@@ -83,7 +83,7 @@ def train(
     cell: Cell,
     *,
     accelerator: Accelerator,
-    log: RunLogger | None = None,
+    log: RunLog | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     watch: Callable[[int, Policy], None] = lambda step, policy: None,
 ) -> Policy:

@@ -33,7 +33,7 @@ from experiments.manifest import cost, environment, now, reset_peak_memory, writ
 from experiments.models.forward import Policy
 from experiments.models.loading import load_model, load_tokenizer, quiet_transformers
 from experiments.runs.cell import Cell, trained
-from experiments.tracking import RunLogger
+from experiments.tracking import RunLog
 from experiments.training.sources import Pairs
 from experiments.training.trainer import schedule
 from methods.dpo import DPO
@@ -167,7 +167,7 @@ def train(
     cell: Cell,
     *,
     accelerator: Accelerator,
-    log: RunLogger | None = None,
+    log: RunLog | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Policy:
     """Train the cell as `cell.train` does, by TRL; from its beginning if it was interrupted. One process."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from experiments.manifest import now
 from experiments.studies.attempts import ATTEMPTS, by_origin, killed, origin, trial_record, unborn
 from experiments.studies.record import Direction, StudyRecord, write_study
 from experiments.studies.sampler import SAMPLERS, Numbered, pruner
+from experiments.tracking import short
 from registry.catalogue import nearest
 
 HEARTBEAT_SECONDS, GRACE_SECONDS = 30, 120
@@ -98,8 +100,27 @@ class Design:
 
 
 def open_storage(address: str) -> optuna.storages.BaseStorage:
-    """A database's URL, or the path of a journal file for the workers of one machine."""
+    """A database's URL, or the path of a journal file for the workers of one machine.
+
+    ValueError for one that cannot be opened or holds something else.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        storage = _opened(address)
+        storage.get_all_studies()
+    except Exception as error:
+        text = short(error)
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            text = f"it needs a driver that is not installed: {error.name}"
+        shown = re.sub(r"//[^/@]*@", "//…@", address)
+        raise ValueError(
+            f"--storage {shown} cannot be used: {text}; give a database's URL such as sqlite:///studies.db, or leave"
+            " the option out for a file below --out"
+        ) from error
+    return storage
+
+
+def _opened(address: str) -> optuna.storages.BaseStorage:
     if "://" in address:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
