@@ -28,7 +28,7 @@ from benchmarks.ranking.tables import build
 from benchmarks.reporting.forms import write
 from benchmarks.reporting.terminal import terminal_tables
 from benchmarks.results import declared_runs, tuned_methods
-from benchmarks.tasks import Task, TaskSkipped
+from benchmarks.tasks import Task, TaskSkipped, check_ready
 from experiments.experiment import Training
 from experiments.manifest import DamagedFile, read_json, write_json
 from experiments.mirror import open_mirror
@@ -43,6 +43,8 @@ TRAINERS = {"trl_dpo": "experiments.runs.trl_baseline"}
 
 def run(comparison: RunPlan, console: Console, kind: type[Grid] | None = None) -> list[Cell]:
     """Show the plan, refuse what cannot fit (ValueError), do what is missing, rank what is there; all the cells."""
+    for task in comparison.tasks:
+        check_ready(task)
     grid = (kind or Grid)(comparison, accelerator(), console)
     cells = grid.cells()
     statuses = [(cell.experiment.name, cell.experiment.seed, grid.status(cell)) for cell in cells]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.judges.api import api_judge
+from benchmarks.judges.endpoint import Endpoint
 from benchmarks.judges.judging import Duel, Judge, Judgement, Progress, by_scores
 from benchmarks.judges.reward import NAMED, reward_judge
+from experiments.manifest import read_json
 from registry import nearest
 from registry.encoders import ENCODERS
 
@@ -52,6 +53,13 @@ def open_judge(text: str) -> Judge:
     return FunctionJudge.named(name)
 
 
+def check_ready(text: str) -> None:
+    """Raises what `open_judge` does, and ValueError for an endpoint without its key: before anything is trained."""
+    open_judge(text)
+    if check_name(text)[0] == "api":
+        Endpoint.from_environment()
+
+
 def refuse_training_reward(judge: Judge, run: Path) -> None:
     """ValueError if the run in that folder was trained on what this judge judges by: it would grade its own homework.
 
@@ -59,7 +67,7 @@ def refuse_training_reward(judge: Judge, run: Path) -> None:
     whatever reward model lies in the run's own folder.
     """
     path = run / "spec.json"
-    spec = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    spec = read_json(path) if path.is_file() else {}
     named = {value for key in ("hyperparameters", "data") for value in _texts(spec.get(key))}
     named |= {str(Path(value).resolve()) for value in named if "/" in value}
     own = {alias for alias in judge.aliases if Path(alias).is_relative_to(run.resolve())}

@@ -140,7 +140,10 @@ class ApiJudge:
             if missing:
                 self._buy(missing, ledger, lambda done: progress(len(duels) - len(missing) + done, len(duels)))
             found = [ledger.get(key) for key in keys]
-        return [Judgement(None if entry is None else entry["preference"]) for entry in found]
+        return [
+            Judgement(None) if entry is None else Judgement(entry["preference"], reply=str(entry.get("reply") or ""))
+            for entry in found
+        ]
 
     def _buy(self, missing: Sequence[tuple[str, Duel]], ledger: Ledger, bought: Callable[[int], None]) -> None:
         endpoint = Endpoint.from_environment()
@@ -153,7 +156,9 @@ class ApiJudge:
                 return
             preference = self.annotator.preference(reply.choice)
             preference = None if preference is None or math.isnan(preference) else preference
-            ledger.add(key, preference=preference, reply=reply.choice["text"], num_tokens=reply.num_tokens)
+            ledger.add(
+                key, preference=preference, reply=endpoint.hidden(reply.choice["text"]), num_tokens=reply.num_tokens
+            )
 
         with ThreadPoolExecutor(self.num_workers) as workers:
             asked = [workers.submit(buy, key, duel) for key, duel in missing]

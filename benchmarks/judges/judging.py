@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 Progress = Callable[[int, int], None]
+FEWEST_JUDGED = 0.95  # share of duels: below, the judged ones are another set of prompts, and have no rate in common
 
 
 class JudgeError(OSError):
@@ -36,11 +37,12 @@ class Duel:
 class Judgement:
     """`preference`: how surely the second response is the better, 0 … 1; None where the judge's words hold no verdict.
 
-    `scores` of the first and the second, from a judge that gives each a number by itself.
+    `scores` of the first and the second, from a judge that gives each a number by itself; `reply` is what came back.
     """
 
     preference: float | None
     scores: tuple[float, float] | None = None
+    reply: str = ""
 
 
 class Judge(Protocol):
@@ -69,14 +71,18 @@ class Judge(Protocol):
 class DuelVerdict:
     """A duel after all its orders: how surely the second response of the duel as given is the better.
 
-    ½ where no order brought a verdict, or where the responses are equal, which no judge is asked about. `orders` are
-    that preference when the duel was shown as given and swapped.
+    ½ where the responses are equal, which no judge is asked about; None where no order brought a verdict, and `reply`
+    is what came back instead. `orders` are that preference when the duel was shown as given and swapped.
     """
 
-    preference: float
-    judged: bool
+    preference: float | None
     orders: tuple[float | None, ...] = ()
     scores: tuple[float, float] | None = None
+    reply: str = ""
+
+    @property
+    def judged(self) -> bool:
+        return self.preference is not None
 
 
 def judge_all(judge: Judge, duels: Sequence[Duel], folder: Path, progress: Progress) -> list[DuelVerdict]:
@@ -90,14 +96,41 @@ def judge_all(judge: Judge, duels: Sequence[Duel], folder: Path, progress: Progr
 
 def _verdict(duel: Duel, said: Mapping[Duel, Judgement], both: bool) -> DuelVerdict:
     if duel.first == duel.second:
-        return DuelVerdict(0.5, judged=True)
+        return DuelVerdict(0.5)
     given = said[duel]
     orders: tuple[float | None, ...] = (given.preference,)
     if both:
         swapped = said[duel.swapped].preference
         orders += (None if swapped is None else 1 - swapped,)
     known = [order for order in orders if order is not None]
-    return DuelVerdict(sum(known) / len(known) if known else 0.5, bool(known), orders, given.scores)
+    return DuelVerdict(sum(known) / len(known) if known else None, orders, given.scores, given.reply)
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """That some duels have no verdict: how many have one, of how many, and what came back for one that has none."""
+
+    judged: int
+    of: int
+    example: str
+
+    @classmethod
+    def among(cls, verdicts: Sequence[DuelVerdict]) -> Unjudged | None:
+        """None where all were judged."""
+        missing = [verdict for verdict in verdicts if not verdict.judged]
+        if not missing:
+            return None
+        example = next((verdict.reply for verdict in missing if verdict.reply.strip()), "an empty reply")
+        return cls(len(verdicts) - len(missing), len(verdicts), " ".join(example.split())[:200])
+
+    @property
+    def enough(self) -> bool:
+        """Whether a rate of those that were judged may stand for all."""
+        return self.judged >= FEWEST_JUDGED * self.of
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.judged} of {self.of} judged; without a verdict, for example: {self.example!r}"
 
 
 def position_bias(verdicts: Sequence[DuelVerdict]) -> dict[str, float] | None:
@@ -122,5 +155,5 @@ def position_bias(verdicts: Sequence[DuelVerdict]) -> dict[str, float] | None:
 def by_scores(first: float, second: float) -> Judgement:
     """The higher score wins, by however little: scores of different judges have different scales."""
     if not np.isfinite([first, second]).all():
-        return Judgement(None, (first, second))
+        return Judgement(None, (first, second), f"scores {first} and {second}")
     return Judgement(0.5 if first == second else float(second > first), (first, second))

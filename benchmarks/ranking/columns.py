@@ -77,7 +77,7 @@ class Score:
 
 def compare_rows(entries: Mapping[str, Sequence[Evaluation]]) -> tuple[Column, dict[str, Score]]:
     """Every row's score and every pair's difference on one version of one task."""
-    entries = {name: evaluations for name, evaluations in entries.items() if evaluations}
+    entries = _valued({name: evaluations for name, evaluations in entries.items() if evaluations})
     first = next(iter(entries.values()))[0]
     clusters = [item.cluster for item in first.result.items]
     names = list(entries)
@@ -130,6 +130,24 @@ def compare_rows(entries: Mapping[str, Sequence[Evaluation]]) -> tuple[Column, d
             extras=tuple(evaluation.result.extras for evaluation in entries[name]),
         )
     return column, scores
+
+
+def _valued(entries: Mapping[str, Sequence[Evaluation]]) -> dict[str, Sequence[Evaluation]]:
+    """The rows on the items that rank all of them: one that a judge left without a verdict in any row pairs nothing."""
+    rows = {id(e): [e.primary in item.values for item in e.result.items] for row in entries.values() for e in row}
+    if all(map(all, rows.values())):
+        return dict(entries)
+    common = [all(column) for column in zip(*rows.values(), strict=True)]
+    while not any(common):  # of rows that have nothing in common, those with most are compared
+        worst = max(entries, key=lambda name: max(rows[id(e)].count(False) for e in entries[name]))
+        entries = {name: row for name, row in entries.items() if name != worst}
+        common = [all(column) for column in zip(*(rows[id(e)] for row in entries.values() for e in row), strict=True)]
+
+    def cut(evaluation: Evaluation) -> Evaluation:
+        items = tuple(item for item, kept in zip(evaluation.result.items, common, strict=True) if kept)
+        return dataclasses.replace(evaluation, result=dataclasses.replace(evaluation.result, items=items))
+
+    return {name: [cut(evaluation) for evaluation in row] for name, row in entries.items()}
 
 
 def _compare(

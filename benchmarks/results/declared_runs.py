@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.manifest import now, write_json
+from experiments.manifest import now, read_json, write_json
 
 NAMED = "All rows were named by one command before any of them was measured: the pairs of a column are Holm's family."
 EXPLORED = (
@@ -29,4 +29,4 @@ def declare(out: Path, cells: Sequence[str], measured: Iterable[str]) -> None:
 
 
 def read(out: Path) -> list[Mapping[str, Any]]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "families").glob("*.json"))]
+    return [read_json(path) for path in sorted((out / "families").glob("*.json"))]

@@ -189,7 +189,11 @@ def _read_evaluation(path: Path) -> Evaluation:
         responses=responses if responses.is_file() else None,
         trained_on=float(document.get("trained_on") or 0.0),
     )
-    if any(evaluation.primary not in item.values for item in items):
+    valued = sum(evaluation.primary in item.values for item in items)
+    unjudged = result.extras.get("unjudged")  # a judge's: then an item may be without a value
+    if not valued and unjudged:
+        raise Damaged(f"no rate: {unjudged}")
+    if valued < len(items) and not unjudged:
         raise Damaged(f"an item has no {evaluation.primary!r}, which ranks {task}")
     return evaluation
 

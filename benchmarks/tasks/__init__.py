@@ -69,7 +69,8 @@ class Task(Protocol):
     # A task may also say `ranks: ClassVar[bool] = False`, if it describes and does not judge, and which of its values
     # are shares of 0 … 1, `shares: ClassVar[frozenset[str]]`, where that cannot be seen from their range, and which
     # stand beside the primary in every table, `beside: ClassVar[tuple[str, ...]]`, where a result has them. One that
-    # generates tells the plan how many responses of at most how many tokens: the property `answers`, a tuple.
+    # generates tells the plan how many responses of at most how many tokens: the property `answers`, a tuple. One that
+    # needs a judge, a key or a file looks for it in `check_ready()`.
 
     def evaluate(self, subject: Subject) -> TaskResult: ...
 
@@ -78,6 +79,12 @@ def answers_of(task: Task) -> tuple[int, int]:
     """How many responses a task has generated, and the most tokens of one: none, for a task that generates nothing."""
     answers: tuple[int, int] = getattr(task, "answers", (0, 0))
     return answers
+
+
+def check_ready(task: Task) -> None:
+    """Raises, before anything is trained, what the task would raise for want of a judge, its key or a file."""
+    ready: Callable[[], None] = getattr(task, "check_ready", lambda: None)
+    ready()
 
 
 TASKS: Catalogue[Card] = Catalogue("task")

@@ -4,11 +4,11 @@ What the policy answers is compared with GPT-4's answers, with the untrained mod
 small model needs) or with any other run's. Answering, judging and summing up are separate steps with files between
 them: an answer is generated once, a judgement bought once (`OUT/judgements`).
 
-Departs from alpaca_eval: both orders are judged where the order could matter, and where neither brings a verdict the
-item counts one half, so that every policy has the same items. Difficulties of the instructions are no part of any
-package; without them length control gives another figure, `length_adjusted_winrate`. Either is fitted to one run's
-judgements and stands beside `win_rate` as a value of each prompt (`statistics.length_control.by_prompt`): rows are
-compared by it, prompt by prompt, as they are by the raw rate.
+Departs from alpaca_eval: both orders are judged where the order could matter. A prompt without a verdict has no value
+and takes part in no comparison; where more than a twentieth have none there is no rate. Difficulties of the
+instructions are no part of any package; without them length control gives another figure, `length_adjusted_winrate`.
+Either is fitted to one run's judgements and stands beside `win_rate` as a value of each judged prompt
+(`statistics.length_control.by_prompt`): rows are compared by it, prompt by prompt, as they are by the raw rate.
 
 A figure by a judge that is no measure of quality carries `extras["plumbing_only"]`, the reason; show it beside.
 """
@@ -26,8 +26,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.judges import check_name, open_judge, refuse_training_reward
-from benchmarks.judges.judging import Duel, DuelVerdict, judge_all, position_bias
+from benchmarks.judges import check_name, check_ready, open_judge, refuse_training_reward
+from benchmarks.judges.judging import Duel, DuelVerdict, Unjudged, judge_all, position_bias
 from benchmarks.statistics.annotations import read_difficulty
 from benchmarks.statistics.bootstrap import resample_counts
 from benchmarks.statistics.length_control import FOLDS, Judgements, by_prompt, length_control
@@ -35,6 +35,7 @@ from benchmarks.tasks import Item, Subject, TaskResult, task
 from benchmarks.tasks.alpaca_eval_files import write_files
 from benchmarks.tasks.baselines import baseline_of
 from benchmarks.tasks.responses import Answered, Generation, choose_prompts, respond, responses_path
+from experiments.manifest import read_json
 from registry import Paper
 from registry.assets import fetch
 from registry.packages import ALPACA_EVAL
@@ -70,7 +71,7 @@ class AlpacaEval(Generation):
     """
 
     name: ClassVar[str] = "alpaca_eval"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     primary: ClassVar[str] = "win_rate"
     total: ClassVar[int] = 805
     beside: ClassVar[tuple[str, ...]] = CONTROLLED
@@ -84,6 +85,10 @@ class AlpacaEval(Generation):
 
     def __post_init__(self) -> None:
         check_name(self.judge)
+
+    def check_ready(self) -> None:
+        check_ready(self.judge)
+        self._difficulty(choose_prompts(load_prompts(), self.num_prompts, of=self.name))
 
     def evaluate(self, subject: Subject) -> TaskResult:
         """One item for each prompt. ValueError for a judge, baseline or difficulty that cannot be; JudgeError."""
@@ -99,10 +104,17 @@ class AlpacaEval(Generation):
         baseline = baseline_of(self.baseline, subject.folder, self.name, compared, references)
         duels = [Duel(p.text, baseline.answers[p.id], a.response) for p, a in zip(prompts, answers, strict=True)]
         verdicts = judge_all(judge, duels, subject.folder.parent.parent.parent / "judgements", subject.progress)
-        if not any(verdict.judged for verdict in verdicts):
-            raise ValueError(f"{judge.identity} gave no verdict on any of {len(duels)} duels; choose another --judge")
-        judgements = _judgements(prompts, duels, verdicts, difficulty)
-        items = tuple(map(_item, answers, duels, verdicts, _controlled(judgements, len(prompts))))
+        unjudged = Unjudged.among(verdicts)
+        if unjudged is not None and not unjudged.judged:
+            raise ValueError(f"{judge.identity}: {unjudged.sentence}; choose another --judge")
+        enough = unjudged is None or unjudged.enough
+        judgements = _judgements(prompts, duels, verdicts, difficulty) if enough else None
+        controlled = iter(_controlled(judgements))
+        by_duel = [next(controlled, {}) if verdict.judged else {} for verdict in verdicts]
+        items = tuple(
+            _item(answer, duel, verdict, values, rated=enough)
+            for answer, duel, verdict, values in zip(answers, duels, verdicts, by_duel, strict=True)
+        )
         counts = resample_counts(np.random.default_rng(0), len(prompts), RESAMPLES)
         bias = position_bias(verdicts)
         folder = f"{self.name}-{self._key}"
@@ -121,6 +133,7 @@ class AlpacaEval(Generation):
             "baseline": {"name": baseline.name, "answers": baseline.digest},
             "difficulty": None if difficulty is None else _digest(difficulty),
             "position_bias": bias,
+            "unjudged": None if unjudged is None else unjudged.sentence,
             "alpaca_eval_files": folder,
             "responses": responses_path(subject.folder, self.name, self.decoding).name,
         }
@@ -155,9 +168,10 @@ def load_prompts() -> tuple[Prompt, ...]:
     return tuple(Prompt(str(i), row["instruction"], row["dataset"], row["output"]) for i, row in enumerate(rows))
 
 
-def _item(answer: Answered, duel: Duel, verdict: DuelVerdict, controlled: Mapping[str, float]) -> Item:
+def _item(answer: Answered, duel: Duel, verdict: DuelVerdict, controlled: Mapping[str, float], *, rated: bool) -> Item:
+    """Without a verdict, or where too few of the set have one (not `rated`), it has no win rate."""
     values = {
-        "win_rate": verdict.preference,
+        **({"win_rate": verdict.preference} if rated and verdict.preference is not None else {}),
         **controlled,
         "judged": float(verdict.judged),
         "characters": float(len(duel.second)),
@@ -176,7 +190,7 @@ def _metrics(items: Sequence[Item], bias: Mapping[str, float] | None) -> dict[st
         return sum(values) / len(values)
 
     names = ("win_rate", *CONTROLLED, "judged", "finished")
-    metrics = {name: mean(name) for name in names if name in items[0].values}
+    metrics = {name: mean(name) for name in names if any(name in item.values for item in items)}
     metrics |= {"mean_length": mean("num_tokens")}
     metrics |= {"avg_length": mean("characters"), "avg_length_baseline": mean("baseline_characters")}
     if any("reward" in item.values for item in items):
@@ -198,23 +212,25 @@ def _judgements(
         return None
     return Judgements(
         prompt=np.array(judged),
-        preference=np.array([verdicts[place].preference for place in judged]),
+        preference=np.array([verdicts[place].preference for place in judged], dtype=float),
         reference_length=np.array([float(len(duels[place].first)) for place in judged]),
         model_length=np.array([float(len(duels[place].second)) for place in judged]),
         difficulty=None if difficulty is None else np.array([difficulty[prompts[place].id] for place in judged]),
     )
 
 
-def _controlled(judgements: Judgements | None, num_prompts: int) -> list[dict[str, float]]:
-    """The length-controlled rate as a value of each prompt, 0 … 1 on average; none where its penalty left no model.
+def _controlled(judgements: Judgements | None) -> list[dict[str, float]]:
+    """The length-controlled rate as a value of each judged prompt, 0 … 1 on average; empty where there is none.
 
-    That happens with few prompts: ½ without an interval would say that a tie is certain, when nothing was found.
+    Its penalty leaves no model with few prompts: ½ without an interval would say that a tie is certain, when nothing
+    was found.
     """
     if judgements is None:
-        return [{} for _ in range(num_prompts)]
-    values = by_prompt(judgements, num_prompts)
+        return []
+    number = len(judgements.prompt)
+    values = by_prompt(replace(judgements, prompt=np.arange(number)), number)
     if np.ptp(values) < 1e-9 and np.ptp(judgements.preference) > 0:
-        return [{} for _ in range(num_prompts)]
+        return []
     return [{judgements.metric: float(value) / 100} for value in values]
 
 
@@ -223,6 +239,6 @@ def _generator(run: Path) -> str:
     path = run / "spec.json"
     if not path.is_file():
         return run.name
-    spec = json.loads(path.read_text(encoding="utf-8"))
+    spec = read_json(path)
     seed = "" if spec.get("seed") is None else f"-seed{spec['seed']}"
     return f"{spec['method']}{seed}-{run.name}"

@@ -49,7 +49,7 @@ def write_files(
                 "output_2": duel.second,
                 "generator_2": model,
                 "annotator": annotator,
-                "preference": 1 + verdict.preference if verdict.judged else None,
+                "preference": None if verdict.preference is None else 1 + verdict.preference,
             }
             for duel, dataset, verdict in rows
         ],
@@ -69,7 +69,7 @@ def _leaderboard(
     model: str, verdicts: Sequence[DuelVerdict], lengths: Sequence[int], controlled: LengthControl | None
 ) -> str:
     """As alpaca_eval counts: without the items that have no verdict."""
-    wins = np.array([verdict.preference for verdict in verdicts if verdict.judged])
+    wins = np.array([verdict.preference for verdict in verdicts if verdict.preference is not None])
     discrete = np.where(wins == 0.5, 0.5, wins > 0.5)
     row: dict[str, Any] = {
         "": model,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tasks.responses import Decoding, read_responses, responses_path
+from experiments.manifest import read_json
 from registry import nearest
 
 GPT4, UNTRAINED = "gpt4", "base"
@@ -67,4 +68,4 @@ def _run(runs: Path, name: str) -> Path:
 
 def _spec(run: Path) -> dict[str, Any]:
     path = run / "spec.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}

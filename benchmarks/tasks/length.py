@@ -14,7 +14,7 @@ of this policy's responses; `edges` are the same for every policy and make bucke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from benchmarks.statistics.correlations import correlate
 from benchmarks.statistics.significance import mean_interval
-from benchmarks.tasks import Item, Subject, Task, TaskResult, answers_of, task
+from benchmarks.tasks import Item, Subject, Task, TaskResult, TaskSkipped, answers_of, check_ready, task
 from benchmarks.tasks.alpaca_eval import CONTROLLED
 from benchmarks.tasks.nested import generation_task
 from benchmarks.tasks.responses import read_responses
@@ -63,6 +63,9 @@ class Length:
     def answers(self) -> tuple[int, int]:
         return answers_of(self._inner())
 
+    def check_ready(self) -> None:
+        check_ready(self._inner())
+
     def _inner(self) -> Task:
         names = ("num_prompts", "max_new_tokens", "temperature", "judge", "baseline")
         return generation_task(self.of, {name: getattr(self, name) for name in names})
@@ -70,14 +73,19 @@ class Length:
     def evaluate(self, subject: Subject) -> TaskResult:
         """Raises what the task raises, KeyError for an unknown one, ValueError for one that keeps no responses."""
         inner = self._inner()
-        result = inner.evaluate(subject)
-        characters = _characters(subject, self.of, result)
-        scores = np.array([item.values[inner.primary] for item in result.items])
+        whole = inner.evaluate(subject)
+        scored = tuple(item for item in whole.items if inner.primary in item.values)
+        if not scored:
+            raise TaskSkipped(f"{self.of} has no {inner.primary}: {whole.extras.get('unjudged', 'no item has one')}")
+        lengths = _characters(subject, self.of, whole)
         items = tuple(
-            Item(item.id, item.cluster, {"score": float(score), **item.values, "characters": float(length)})
-            for item, score, length in zip(result.items, scores, characters, strict=True)
+            Item(item.id, item.cluster, {**_score(item, inner.primary), **item.values, "characters": lengths[item.id]})
+            for item in whole.items
         )
-        clusters = [item.cluster for item in items]
+        result = replace(whole, items=scored)
+        characters = np.array([lengths[item.id] for item in scored])
+        scores = np.array([item.values[inner.primary] for item in scored])
+        clusters = [item.cluster for item in scored]
         correlation, intervals = _correlations(result, characters, clusters)
         extras: dict[str, Any] = {
             "task": self.of,
@@ -86,7 +94,8 @@ class Length:
             "length_correlation": correlation,
             "length_correlation_interval": intervals,
         }
-        carried = {key: result.extras[key] for key in ("judge", "plumbing_only", "baseline") if key in result.extras}
+        kept = ("judge", "plumbing_only", "baseline", "unjudged")
+        carried = {key: result.extras[key] for key in kept if key in result.extras}
         metrics = {"score": float(scores.mean()), "avg_length": float(characters.mean())}
         if inner.primary in correlation:
             metrics["length_correlation"] = correlation[inner.primary]
@@ -101,12 +110,18 @@ class Length:
         return np.asarray(quantiles[(quantiles > characters.min()) & (quantiles <= characters.max())])
 
 
-def _characters(subject: Subject, name: str, result: TaskResult) -> Float[np.ndarray, " n"]:
+def _score(item: Item, primary: str) -> dict[str, float]:
+    """None for an item that a judge left without a verdict."""
+    return {"score": item.values[primary]} if primary in item.values else {}
+
+
+def _characters(subject: Subject, name: str, result: TaskResult) -> dict[str, float]:
+    """By the items' ids."""
     file = result.extras.get("responses")
     if file is None:
         raise ValueError(f"the task {name} keeps no responses whose length could be taken")
     by_id = {answer.id: len(answer.response) for answer in read_responses(subject.folder / str(file))}
-    return np.array([by_id[item.id] for item in result.items], dtype=float)
+    return {item.id: float(by_id[item.id]) for item in result.items}
 
 
 def _buckets(

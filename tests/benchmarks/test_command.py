@@ -111,7 +111,7 @@ def test_a_traceback_that_has_no_folder_goes_to_the_temporary_one(capsys, tmp_pa
 @pytest.mark.parametrize(
     ("module", "words", "broken"),
     [
-        (run, ["--methods", "dpo"], "benchmarks.comparison.comparison.settle"),
+        (run, ["--methods", "dpo"], "benchmarks.comparison.execution.execute"),
         (search, ["--methods", "dpo"], "benchmarks.search.search"),
         (reproduce, [next(iter(reproduce.PRESETS))], "benchmarks.reproduce._reproduce"),
         (leaderboard, [], "benchmarks.leaderboard._rebuild"),

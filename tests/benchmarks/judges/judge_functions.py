@@ -20,3 +20,13 @@ def undecided(instruction, response):
 
 def alone(instruction):
     return 1.0
+
+
+def sometimes(instruction, response):
+    """Prefers the longer, and says nothing of about one instruction in forty."""
+    return float("nan") if len(instruction) % 40 == 7 else len(response)
+
+
+def rarely(instruction, response):
+    """Says something of about one instruction in three."""
+    return len(response) if len(instruction) % 3 == 0 else float("nan")

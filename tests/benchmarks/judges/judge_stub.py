@@ -90,6 +90,9 @@ def judge_server(stub):
                 return None
             if kind == "garbage":
                 return self.send(200, b"<html>busy</html>")
+            if kind == "error_inside":
+                echoed = f"no such model for {self.headers['Authorization']} at {stub.url}"
+                return self.send(200, json.dumps({"error": {"message": echoed}}).encode())
             if kind == "no_choices":
                 return self.send(200, b'{"choices": []}')
             status = {

@@ -16,8 +16,11 @@ import pytest
 from benchmarks.judges import endpoint
 from benchmarks.judges.api import ApiJudge, annotator
 from benchmarks.judges.endpoint import Endpoint, Patience
-from benchmarks.judges.judging import Duel, JudgeError, judge_all, position_bias
+from benchmarks.judges.judging import Duel, JudgeError, Unjudged, judge_all, position_bias
 from benchmarks.judges.ledger import Ledger, ledger_key
+from benchmarks.tasks import check_ready
+from benchmarks.tasks.alpaca_eval import AlpacaEval
+from benchmarks.tasks.length import Length
 from tests import ROOT
 from tests.benchmarks.judges.judge_stub import FAILURES, Stub, judge_server
 
@@ -166,6 +169,59 @@ def test_every_kind_of_failure_is_tried_again(serve, tmp_path, failure):
     assert [judgement.preference for judgement in given] == pytest.approx([0.6] * 8)
     assert sorted(stub.sold.values()) == [1] * 8
     assert sum(stub.asked.values()) > 8
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        ("garbage", "a reply that is no JSON"),
+        ("no_choices", "a reply without a completion"),
+        ("error_inside", "an error inside a reply"),
+    ],
+)
+def test_the_same_fault_in_several_duels_ends_the_asking_and_is_told(serve, tmp_path, caplog, failure, said):
+    stub = serve(always=failure)
+    patient = judge(patience=Patience(first=0.01, longest=0.05, tries=4000))
+    with pytest.raises(JudgeError, match=f"gives {said} for 3 different duels, 3 times each") as ended:
+        patient.judge(DUELS, tmp_path, nobody_watches)
+    assert sum(stub.asked.values()) < 100
+    assert f"waiting for the judge: {said}" in caplog.text
+    assert caplog.text.count("waiting for the judge") == 1, "said once a minute"
+    told = str(ended.value) + caplog.text
+    assert KEY not in told
+    assert stub.url.split("/")[2] not in told
+
+
+def test_a_fault_that_passes_ends_nothing(serve, tmp_path):
+    stub = serve(always="garbage")
+    patient = judge(patience=Patience(first=0.01, longest=0.05, tries=4000))
+    with ThreadPoolExecutor(1) as pool:
+        client = pool.submit(patient.judge, DUELS[:2], tmp_path, nobody_watches)
+        wait_until(lambda: sum(stub.asked.values()) > 20)
+        stub.always = None
+        assert [judgement.preference for judgement in client.result()] == pytest.approx([0.6] * 2)
+
+
+def test_what_came_back_without_a_verdict_is_kept_without_key_and_address(serve, tmp_path):
+    stub = serve()
+    stub.content = f"I am at {stub.url} and my key is {KEY}."
+    verdicts = judge_all(judge(), DUELS[:2], tmp_path, nobody_watches)
+    unjudged = Unjudged.among(verdicts)
+    assert (unjudged.judged, unjudged.of, unjudged.enough) == (0, 2, False)
+    assert "I am at … and my key is …" in unjudged.sentence
+    assert KEY not in "".join(path.read_text() for path in tmp_path.glob("*.jsonl"))
+
+
+def test_a_judge_without_its_key_is_noticed_before_anything_is_asked(monkeypatch):
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="an api: judge needs OPENAI_API_KEY"):
+        check_ready(AlpacaEval())
+    with pytest.raises(ValueError, match="an api: judge needs OPENAI_API_KEY"):
+        check_ready(Length())
+    with pytest.raises(KeyError, match="did you mean"):
+        check_ready(AlpacaEval(judge="api:weighted_alpaca_eval_gpt4_turb0"))
+    check_ready(Length(of="ifeval"))
 
 
 def test_a_rate_limit_holds_everybody_for_as_long_as_the_server_asks(serve, tmp_path):

@@ -161,7 +161,7 @@ def test_a_score_that_is_no_number_is_no_verdict(tmp_path):
     (verdict,) = judge_all(
         open_judge(f"function:{FUNCTIONS}:undecided"), [Duel("Q?", "a", "b")], tmp_path, nobody_watches
     )
-    assert (verdict.preference, verdict.judged) == (0.5, False)
+    assert (verdict.preference, verdict.judged, verdict.reply) == (None, False, "scores nan and nan")
 
 
 def test_a_preference_out_of_range_is_refused(tmp_path):

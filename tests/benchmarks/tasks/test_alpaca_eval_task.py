@@ -1,5 +1,6 @@
 """AlpacaEval as a task: what it compares with, what it counts, and that alpaca_eval's own tools read what it writes."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -8,15 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.results.results import Damaged, _read_evaluation
 from benchmarks.statistics.length_control import Judgements, length_control
 from benchmarks.tasks import Subject
 from benchmarks.tasks.alpaca_eval import AlpacaEval, _controlled, load_prompts
 from benchmarks.tasks.length import Length
 from benchmarks.tasks.responses import Answered, choose_prompts, responses_path
+from experiments.manifest import write_json
 from registry.assets import AssetError
 from tests.benchmarks.judges.test_judge_reward import save_scorer
 
 LONGER = "function:tests.benchmarks.judges.judge_functions:longer"
+FUNCTIONS = "function:tests.benchmarks.judges.judge_functions"
+SOMETIMES, RARELY = f"{FUNCTIONS}:sometimes", f"{FUNCTIONS}:rarely"
 FIRST = "function:tests.benchmarks.judges.judge_functions:first"
 
 
@@ -90,8 +95,8 @@ def test_a_rate_of_which_the_penalty_left_nothing_is_no_certain_tie():
     lengths, coin = rng.gamma(3, 700, (2, number)), np.arange(number) % 2 * 1.0
     undecided, tied = (Judgements(np.arange(number), p, *lengths) for p in (coin, np.full(number, 0.5)))
     assert length_control(undecided, np.ones((2, number), dtype=int)).controlled == pytest.approx(50)
-    assert _controlled(undecided, number) == [{}] * number
-    assert _controlled(tied, number) == [{"length_adjusted_winrate": pytest.approx(0.5)}] * number
+    assert _controlled(undecided) == []
+    assert _controlled(tied) == [{"length_adjusted_winrate": pytest.approx(0.5)}] * number
 
 
 def test_with_difficulties_the_rate_is_called_length_controlled(prompts, tmp_path):
@@ -140,10 +145,39 @@ def test_any_run_is_a_baseline_by_its_id(prompts, tmp_path):
         AlpacaEval(judge=FIRST, baseline="77ce", num_prompts=12).evaluate(run)
 
 
-def test_a_prompt_without_a_verdict_counts_one_half_and_none_at_all_is_an_error(prompts, tmp_path):
+def test_without_any_verdict_there_is_an_error_that_shows_what_came_back(prompts, tmp_path):
     task = AlpacaEval(judge="function:tests.benchmarks.judges.judge_functions:undecided", num_prompts=12)
-    with pytest.raises(ValueError, match="no verdict on any of 12"):
+    with pytest.raises(ValueError, match="0 of 12 judged; without a verdict, for example: 'scores nan and nan'"):
         task.evaluate(answered(tmp_path, "91ab", task, said(prompts)))
+
+
+def test_a_prompt_without_a_verdict_is_missing_and_no_tie(prompts, tmp_path):
+    """The judge prefers whatever is longer and says nothing of one prompt in forty: its rate is that of the others."""
+    task = AlpacaEval(judge=SOMETIMES, num_prompts=80)
+    result = task.evaluate(answered(tmp_path, "91ab", task, said(prompts, "x" * 20_000)))
+    unjudged = [item for item in result.items if "win_rate" not in item.values]
+    assert 0 < len(unjudged) <= 4
+    assert all(item.values["judged"] == 0 for item in unjudged)
+    assert not any("length_adjusted_winrate" in item.values for item in unjudged)
+    assert result.metrics["win_rate"] == 1.0
+    assert result.metrics["judged"] == pytest.approx(1 - len(unjudged) / 80)
+    assert result.extras["unjudged"].startswith(f"{80 - len(unjudged)} of 80 judged; without a verdict, for example:")
+
+
+def test_below_95_percent_judged_there_is_no_rate_and_the_store_says_so(prompts, tmp_path):
+    task = AlpacaEval(judge=RARELY, num_prompts=40)
+    run = answered(tmp_path, "91ab", task, said(prompts))
+    result = task.evaluate(run)
+    assert "win_rate" not in result.metrics
+    assert not any({"win_rate", "length_adjusted_winrate"} & set(item.values) for item in result.items)
+    assert 0 < result.metrics["judged"] < 0.95
+    path = run.folder / "alpaca_eval-0a.json"
+    about = {"task": task.name, "primary": task.primary, "revision": task.revision, "settings": {}}
+    write_json(path, about | dataclasses.asdict(result))
+    with pytest.raises(
+        Damaged, match=r"no rate: \d+ of 40 judged; without a verdict, for example: 'scores nan and nan'"
+    ):
+        _read_evaluation(path)
 
 
 def test_a_reward_model_judges_every_pair_once_for_the_whole_output_folder(prompts, tmp_path):
