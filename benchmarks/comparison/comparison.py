@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from experiments.data.splits import SHARE
 from experiments.data.tokens import TokenizedData, prepare
 from experiments.experiment import Training
 from experiments.models import sharding
-from experiments.models.loading import load_tokenizer, meta_model, num_parameters, resolve_model
+from experiments.models.loading import load_tokenizer, meta_model, num_parameters, resolve_model, weights_hash
 from experiments.models.staged import staged_model
 from experiments.rewards.sources import check_reward, verifier_of
 from experiments.studies.record import StudyRecord
@@ -65,9 +66,8 @@ def resolve(config: ComparisonConfig, *, planning: bool = False) -> RunPlan:
     load_tasks()
     chosen = config.tasks or _tasks_of(config.dataset)
     settings.check(names, chosen)
-    studies = {name: _study_of(name, config) for name in names if tuned_methods.is_tuned(name)}
-    found = {name: method_of(name, config.model, settings, studies.get(name)) for name in names}
-    methods = {name: _limited(method, config.max_new_tokens) for name, method in found.items()}
+    for name in names:  # a name that is none is told before anything is read
+        method_of(name, config.model, settings)
     tasks = [task_of(name, config) for name in chosen]
     unknown_model = planning and config.model in MODELS
     model = config.model if unknown_model else _model_of(config)
@@ -75,6 +75,10 @@ def resolve(config: ComparisonConfig, *, planning: bool = False) -> RunPlan:
     data = None
     if tokenizer is not None:
         data = data_of(config.dataset, config.data, tokenizer, held_out_pairs=config.held_out_pairs)
+    studies = {name: _study_of(name, config, model, tokenizer) for name in names if tuned_methods.is_tuned(name)}
+    found = {name: method_of(name, config.model, settings, studies.get(name)) for name in names}
+    methods = {name: _limited(method, config.max_new_tokens) for name, method in found.items()}
+    if data is not None:
         check_roles(methods, data)
         if not data.held_out and any(task.name == "held_out" for task in tasks):
             raise ValueError(
@@ -94,15 +98,25 @@ def resolve(config: ComparisonConfig, *, planning: bool = False) -> RunPlan:
     )
 
 
-def _study_of(name: str, config: ComparisonConfig) -> StudyRecord:
-    return tuned_methods.find(
-        name,
-        model=config.model,
-        dataset=config.dataset,
+def _study_of(
+    name: str, config: ComparisonConfig, model: Any, tokenizer: PreTrainedTokenizerBase | None
+) -> StudyRecord:
+    """ValueError for a plan of a model whose weights are not here: whose study it is cannot be told."""
+    if tokenizer is None:
+        raise ValueError(f"{name}: a search is found by the model's weights, and {config.model} is not at hand")
+
+    @functools.cache
+    def tokens_of(num_train: int, num_dev: int) -> str:
+        limits = dataclasses.replace(config.data, max_pairs=num_train)
+        return data_of(config.dataset, limits, tokenizer, dev_pairs=num_dev, held_out_pairs=0).digest
+
+    start = tuned_methods.Start(
         adaptation=config.training.adaptation,
-        out=config.output.folder,
-        seeds=config.seeds,
+        weights=weights_hash((resolve_model(model) if isinstance(model, str) else model).folder),
+        max_length=config.data.max_length,
+        tokens_of=tokens_of,
     )
+    return tuned_methods.find(name, start=start, out=config.output.folder, seeds=config.seeds)
 
 
 def _rows_without_tokens(config: ComparisonConfig) -> tuple[int, int]:

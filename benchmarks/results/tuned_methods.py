@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.models.weights import given_folder, identify
 from experiments.studies.record import StudyRecord, read_studies
-from registry.datasets import DATASETS
 
 SUFFIX = "@tuned"
 FILE = "tuning.json"  # of a tuned run's folder: what the search was, with its budget and trace
@@ -31,26 +30,47 @@ def plain(name: str) -> str:
     return method
 
 
-def find(name: str, *, model: str, dataset: str, adaptation: str, out: Path, seeds: Iterable[int]) -> StudyRecord:
-    """The study that `name` takes its hyperparameters from: of the same method, model, adaptation and data set.
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a tuned row will start from: a study of other weights or other tokens is another model's.
+
+    `tokens_of(num_train, num_dev)` is the hash of the tokens that a search of so many rows would have here.
+    """
+
+    adaptation: str
+    weights: str
+    max_length: int
+    tokens_of: Callable[[int, int], str]
+
+    def differences(self, study: StudyRecord) -> list[str]:
+        """What the study started from instead, in words; empty for a study of the same."""
+        model, data = study.facts["model"], study.facts["data"]
+        found = []
+        if model["adaptation"] != self.adaptation:
+            found.append(f"{model['adaptation']}, not {self.adaptation}")
+        if model["weights"] != self.weights:
+            found.append(f"the weights {model['weights'][:12]}… ({model['name']}), not {self.weights[:12]}…")
+        if data["max_length"] != self.max_length:
+            found.append(f"--max-length {data['max_length']}, not {self.max_length}")
+        elif not found and data["tokens"] != (tokens := self.tokens_of(data["num_train"], data["num_dev"])):
+            found.append(f"the tokens {data['tokens'][:12]}… ({data['name']}), not {tokens[:12]}…")
+        return found
+
+
+def find(name: str, *, start: Start, out: Path, seeds: Iterable[int]) -> StudyRecord:
+    """The study that `name` takes its hyperparameters from: of the same method, adaptation, weights and tokens.
 
     Of several, the one with most finished trials; of these one that is not its random arm, and the latest. ValueError
-    where there is none, with the command that makes one, and for a seed that chose the hyperparameters.
+    where there is none, with what differs in those that there are and the command that makes one, and for a seed that
+    chose the hyperparameters.
     """
-    folder = given_folder(model)
-    model = folder.resolve().name if folder else identify(model)[0]
-    dataset = dataset if dataset in DATASETS else Path(dataset).name.partition(".")[0]
-    studies = [
-        study
-        for study in read_studies(out / "studies")
-        if study.method == plain(name)
-        and study.best is not None
-        and (study.facts["model"]["name"], study.facts["data"]["name"]) == (model, dataset)
-        and study.facts["model"]["adaptation"] == adaptation
-    ]
+    known = [study for study in read_studies(out / "studies") if study.method == plain(name) and study.best is not None]
+    differences = [(study, start.differences(study)) for study in known]
+    studies = [study for study, different in differences if not different]
     if not studies:
+        others = "".join(f"; {study.name} has {' and '.join(different)}" for study, different in differences)
         raise ValueError(
-            f"{name}: no search of {plain(name)} ({adaptation}) on {model} and {dataset} below {out}; run"
+            f"{name}: no search of {plain(name)} ({start.adaptation}) with this model and data below {out}{others}; run"
             f" `python -m benchmarks.search --methods {plain(name)}` with the same model, data and --out first"
         )
     study = max(studies, key=lambda study: (len(study.finished), study.sampler != "random", study.started))

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +82,16 @@ def tracked(database):
     return runs - parents, parents, losses
 
 
+def another(given, folder):
+    """Options that change what a tuned row starts from under the names that it had, and the words for it."""
+    model, pairs = Path(given[1]), Path(given[3])
+    save_tiny("llama3", folder / model.name, 1)
+    (folder / pairs.name).write_text(pairs.read_text().replace("fine", "good"))
+    yield ["--model", str(folder / model.name)], "has the weights "
+    yield ["--dataset", str(folder / pairs.name)], "has the tokens "
+    yield ["--max-length", "95"], "has --max-length 96, not 95"
+
+
 def test_what_a_search_found_is_trained_on_fresh_seeds_and_stands_apart(given, tmp_path, capsys):
     common = ["--out", str(tmp_path), *given, "--tracking-uri", "none"]
     words = ["--methods", "dpo,dpo@tuned", "--tasks", "held_out", *common]
@@ -89,6 +100,11 @@ def test_what_a_search_found_is_trained_on_fresh_seeds_and_stands_apart(given, t
     assert search.main(["--methods", "dpo", *common, "--sampler", "grid", "--space", "*.lr=1e-4,1e-3"]) == 0
     assert run.main([*words, "--seeds", "1000"]) == 2
     assert "seed 1000 chose the hyperparameters of dpo@tuned" in capsys.readouterr().err
+    for changed, difference in another(given, tmp_path / "another"):
+        assert run.main([*words, *changed, "--seeds", "0,1"]) == 2
+        said = capsys.readouterr().err
+        assert "no search of dpo (lora-16) with this model and data" in said
+        assert difference in said
     assert run.main([*words, "--seeds", "0,1"]) == 0
     best = read_studies(tmp_path / "studies")[0].best
     assert best is not None
