@@ -19,6 +19,7 @@ from benchmarks.results.learning_rates import usual_rate
 from benchmarks.tasks import TASKS, Task, answers_of, load_tasks
 from experiments.data.splits import SHARE
 from experiments.data.tokens import TokenizedData, prepare
+from experiments.disk import free_bytes
 from experiments.experiment import Training
 from experiments.models import sharding
 from experiments.models.loading import load_tokenizer, meta_model, num_parameters, resolve_model, weights_hash
@@ -270,6 +271,8 @@ def planned(comparison: RunPlan, cells: Sequence[tuple[str, int | None, str]]) -
         methods=plans,
         free_bytes=machine.free_bytes,
         task_seconds=_task_seconds(comparison, facts, model, machine),
+        answers=tuple(map(answers_of, comparison.tasks)),
+        free_disk_bytes=free_bytes(config.output.folder),
     )
 
 

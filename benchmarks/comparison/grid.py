@@ -238,6 +238,10 @@ class Grid:
     def _rank(self) -> list[Path]:
         board = build(self.out)
         paths = write(board, self.out)
+        own = {cell.experiment.id for cell in self.cells()}
+        for entry in board.skipped:
+            if entry.path.split("/")[0] in own:  # of this comparison, whose table lacks it
+                self._warn(f"left out: {self.out / 'runs' / entry.path}: {entry.reason}")
         for table in board.tables:
             if table.data["tokens"] == self.bench.data.digest and table.model["weights"] == self.bench.weights:
                 console = Console()

@@ -11,7 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.planning import disk
 from benchmarks.planning.costs import Memory
+from benchmarks.planning.disk import DiskVerdict
 
 if TYPE_CHECKING:
     from experiments.experiment import Training
@@ -55,6 +57,8 @@ class Plan:
     methods: Sequence[MethodPlan]
     free_bytes: int
     task_seconds: Mapping[str, float] = field(default_factory=dict)  # of one evaluation of one cell
+    answers: Sequence[tuple[int, int]] = ()  # of each task: how many responses of at most how many tokens
+    free_disk_bytes: int | None = None  # where the output folder is; None: nobody looked
 
     @property
     def cell_seconds(self) -> dict[str, float]:
@@ -72,11 +76,30 @@ class Plan:
 
     @property
     def verdict(self) -> MemoryVerdict:
-        """On the method that needs most, of those that are still to be trained."""
+        """On the method that needs most, of those that are still to be trained, and then on the disk."""
         waiting = {name for name, _, status in self.cells if status not in (FINISHED, TRAINED)}
         needed = [method.memory for method in self.methods if method.name in waiting]
         worst = max(needed, key=lambda memory: memory.total, default=Memory())
-        return verdict(self.model, worst, self.training, self.free_bytes)
+        found = verdict(self.model, worst, self.training, self.free_bytes)
+        room = self.disk
+        return found if room is None or room.fits or not found.fits else MemoryVerdict(False, room.sentence)
+
+    @property
+    def disk(self) -> DiskVerdict | None:
+        """Whether the output folder's disk holds what the cells that are not finished will leave there."""
+        if self.free_disk_bytes is None:
+            return None
+        trained = {method.name for method in self.methods}
+        needed = disk.bytes_needed(
+            self.training,
+            num_parameters=self.num_parameters,
+            num_trainable=self.num_trainable,
+            to_train=sum(name in trained and status not in (FINISHED, TRAINED) for name, _, status in self.cells),
+            to_evaluate=sum(status != FINISHED for _, _, status in self.cells),
+            num_tokens=2 * self.data.mean_tokens * (self.data.num_train + self.data.num_held_out),
+            answers=self.answers,
+        )
+        return disk.verdict(needed, self.free_disk_bytes)
 
 
 @dataclass(frozen=True)
@@ -129,6 +152,8 @@ def render(plan: Plan) -> RenderableType:
     facts.add_row("steps", f"{training.steps:,} of {training.batch_size} rows{micro} ({epochs:.2g} epochs){lower}")
     spent = "  ".join(f"{name} {_duration(value)}" for name, value in plan.task_seconds.items())
     facts.add_row("tasks", spent or "none")
+    if plan.disk is not None:
+        facts.add_row("disk", plan.disk.sentence.removeprefix("the comparison "))
     judged = plan.verdict
     style = "green" if judged.fits else "bold red"
     todo = sum(status != FINISHED for _, _, status in plan.cells)

@@ -230,3 +230,52 @@ def test_real_pairs_from_a_file_train(tmp_path):
     words = ["--methods", "kto,orpo", "--model", tmp_path / "model", "--dataset", tmp_path / "pairs.jsonl"]
     done = command(*words, *QUICK, "--out", tmp_path / "out", "--tracking-uri", "none")
     assert done.returncode == 0, done.stderr
+
+
+def test_mlflow_that_dies_during_a_run_stops_nothing_and_the_same_command_sends_the_rest(tmp_path, capsys, monkeypatch):
+    save_tiny("llama3", tmp_path / "model", 0)
+    data, out = write_pairs(tmp_path / "pairs.jsonl"), tmp_path / "out"
+    words = ["--methods", "dpo,simpo", "--model", tmp_path / "model", "--dataset", data, "--out", out, *QUICK]
+
+    def gone(*arguments, **named):
+        raise ConnectionError("the server has gone away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("experiments.mirror.RETRY_SECONDS", (0.01, 3600.0))
+        broken.setattr("experiments.tracking.Tracker.run", gone)
+        assert run.main([*map(str, words)]) == 0
+    said = capsys.readouterr().err
+    assert said.count("tracking stopped: the server has gone away; figures stay in") == 1
+    assert len(json.loads((out / "leaderboard.json").read_text())["tables"][0]["rows"]) == 3
+    assert tracked_steps(out / "mlflow.db") == []
+    assert run.main([*map(str, words)]) == 0
+    assert "tracking stopped" not in capsys.readouterr().err
+    assert tracked_steps(out / "mlflow.db") == [1, 2]
+
+
+def test_a_store_that_is_down_is_told_before_anything_is_trained(tmp_path, capsys):
+    save_tiny("llama3", tmp_path / "model", 0)
+    data, out = write_pairs(tmp_path / "pairs.jsonl"), tmp_path / "out"
+    words = ["--methods", "dpo", "--model", tmp_path / "model", "--dataset", data, "--out", out, *QUICK]
+    assert run.main([*map(str, words), "--tracking-uri", "http://127.0.0.1:9"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("the tracking store http://127.0.0.1:9 cannot be opened")
+    assert not list(out.glob("runs/*"))
+
+
+def test_a_damaged_manifest_is_named_with_its_path(tmp_path, capsys):
+    save_tiny("llama3", tmp_path / "model", 0)
+    data, out = write_pairs(tmp_path / "pairs.jsonl"), tmp_path / "out"
+    words = ["--methods", "dpo", "--model", tmp_path / "model", "--dataset", data, "--out", out, *QUICK]
+    words += ["--tracking-uri", "none"]
+    assert run.main([*map(str, words)]) == 0
+    manifest = sorted(out.glob("runs/*/manifest.json"))[0]
+    whole = manifest.read_text()
+    manifest.write_text("")
+    capsys.readouterr()
+    assert run.main([*map(str, words)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{manifest} is empty; delete the file")
+    manifest.write_text(whole)
+    evaluation = sorted(out.glob("runs/*/evaluations/*.json"))[0]
+    evaluation.write_text("")
+    assert run.main([*map(str, words)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{evaluation} is empty; delete it")

@@ -127,3 +127,20 @@ def test_a_plan_is_shown_on_one_screen():
     ):
         assert words in shown
     assert "fits: smollm2_135m needs 2.0 GB" in shown
+
+
+def test_a_comparison_that_the_disk_cannot_hold_is_refused_with_the_numbers():
+    whole = dataclasses.replace(a_plan(), num_parameters=GB, num_trainable=GB, training=FULL, free_disk_bytes=100 * GB)
+    waiting = sum(name != "base" and status == "to run" for name, _, status in whole.cells)
+    assert waiting > 0
+    assert whole.verdict.fits
+    needed = waiting * 4 + 2 * 3 * 4  # GB: a policy a cell, two checkpoints of weights and two moments
+    assert f"needs {needed}.0 GB of disk and 100.0 GB are free" in whole.disk.sentence
+    small = dataclasses.replace(whole, free_disk_bytes=(needed - 1) * GB)
+    assert not small.verdict.fits
+    assert "of disk" in small.verdict.sentence
+    assert "--out on another disk" in small.verdict.sentence
+    done = [(name, seed, "finished") for name, seed, _ in whole.cells]
+    assert dataclasses.replace(small, cells=done, free_disk_bytes=0).verdict.fits
+    adapter = dataclasses.replace(small, training=LORA, num_trainable=1_000_000)
+    assert adapter.verdict.fits, "a cell keeps its adapter alone"
