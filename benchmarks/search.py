@@ -117,7 +117,6 @@ class Arm:
 
 
 def _arms(config: SearchConfig) -> list[Arm]:
-    from benchmarks.comparison.grid import TRAINERS
     from benchmarks.comparison.settings import Settings
     from benchmarks.tuning.space import Range, space_of
     from experiments.studies.sampler import SAMPLERS
@@ -133,7 +132,7 @@ def _arms(config: SearchConfig) -> list[Arm]:
     ranges = [Range.parse(f"{name}={text}", names) for name, text in config.space.items()]
     arms = []
     for name in names:
-        if name in TRAINERS:
+        if resolve(name).trainer:
             raise ValueError(f"{name} is trained by another trainer, as it is given, and cannot be searched")
         fixed = settings.of(name)
         for sampler in config.samplers:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from methods.catalogue import method, regularizer
 from methods.chord import CHORD
 from methods.grpo import GRPO, group_advantages, require_samples
-from methods.protocols import Method, Sampling
+from methods.protocols import Curriculum, Method, Sampling
 from methods.sft import SFT
 from methods.types import Batch, Blocks, Loss, Need, Role, Tokens, mean_metrics
 from registry import Paper, tunable
@@ -37,6 +37,7 @@ class Anchor:
     """`mode="reward"` is the ablation: the score joins the reward and there is no loss of its own."""
 
     name: ClassVar[str] = "aapa"
+    curriculum: ClassVar[Curriculum] = "once"
     reads: ClassVar[tuple[Role, ...]] = ("sampled", "expert")
     needs: ClassVar[frozenset[Need]] = frozenset()
 
@@ -62,6 +63,10 @@ class Anchor:
     @property
     def scorer(self) -> str:
         return self.encoder if self.discriminator == "encoder" else self.discriminator
+
+    @property
+    def compares_samples(self) -> bool:
+        return self.mode == "loss"
 
     @property
     def reward_weight(self) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from methods.catalogue import method, regularizer
 from methods.dpo import DPO
-from methods.protocols import Method, Objective, Sampling
+from methods.protocols import Curriculum, Method, Objective, Sampling
 from methods.raft import RAFT
 from methods.reward_losses import RewardLoss
 from methods.rrhf import RRHF
@@ -48,6 +48,7 @@ class AdversarialReward:
     """
 
     name: ClassVar[str] = "apo"
+    curriculum: ClassVar[Curriculum] = "golden"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})  # the KL that each round logs
 
     weight: float = 1.0

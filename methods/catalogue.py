@@ -39,9 +39,9 @@ def regularizer(paper: Paper, *, note: str = "") -> Callable[[T], T]:
     return add
 
 
-def method(name: str, spec: Method, paper: Paper, *, lr: float, note: str = "") -> None:
-    """Give a composition the name that its paper gives it."""
-    METHODS.add(Card(name=name, spec=spec, paper=paper, lr=lr, note=note))
+def method(name: str, spec: Method, paper: Paper, *, lr: float, note: str = "", trainer: str = "") -> None:
+    """Give a composition the name that its paper gives it; `trainer` names another library's that is to train it."""
+    METHODS.add(Card(name=name, spec=spec, paper=paper, lr=lr, note=note, trainer=trainer))
 
 
 def resolve(name: str) -> Card:

@@ -32,6 +32,7 @@ PAPER = Paper(
 @dataclass(frozen=True, kw_only=True)
 class CHORD:
     name: ClassVar[str] = "chord"
+    compares_samples: ClassVar[bool] = True
     reads: ClassVar[tuple[Role, ...]] = ("sampled", "expert")
     logp_reduction: ClassVar[Reduction] = "mean"
     needs: ClassVar[frozenset[Need]] = frozenset()

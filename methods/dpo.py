@@ -33,6 +33,7 @@ def dpo_loss(margin: Float[Tensor, " b"], *, label_smoothing: float = 0.0) -> Fl
 @dataclass(frozen=True, kw_only=True)
 class DPO:
     name: ClassVar[str] = "dpo"
+    trl_loss: ClassVar[str] = "sigmoid"  # what TRL's DPOTrainer calls this loss
     reads: ClassVar[tuple[Role, ...]] = ("chosen", "rejected")
     logp_reduction: ClassVar[Reduction] = "sum"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})
@@ -50,4 +51,4 @@ class DPO:
         return self.beta * (policy.sequence_logps - reference.sequence_logps)
 
 
-method("trl_dpo", Method(DPO()), PAPER, lr=5e-7, note="calibration: the same by TRL's own trainer")
+method("trl_dpo", Method(DPO()), PAPER, lr=5e-7, note="calibration: the same by TRL's own trainer", trainer="trl")

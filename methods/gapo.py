@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from methods.catalogue import method, regularizer
 from methods.ppo import PPO
-from methods.protocols import Method, Sampling
+from methods.protocols import Curriculum, Method, Sampling
 from methods.types import Batch, Need, Role
 from registry import Paper, tunable
 from registry.encoders import DEFAULT_ENCODER
@@ -36,6 +36,7 @@ class EncoderAdversary:
     """`adversarial=False`: the encoder stays as the warm-up left it, which is GAPO's PPO baseline."""
 
     name: ClassVar[str] = "gapo"
+    curriculum: ClassVar[Curriculum] = "stages"
     reads: ClassVar[tuple[Role, ...]] = ("sampled", "chosen", "rejected")
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})  # PPO's penalty, and the KL that each stage logs
 

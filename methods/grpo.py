@@ -29,6 +29,7 @@ PAPER = Paper(
 @dataclass(frozen=True, kw_only=True)
 class GRPO:
     name: ClassVar[str] = "grpo"
+    compares_samples: ClassVar[bool] = True
     reads: ClassVar[tuple[Role, ...]] = ("sampled",)
     logp_reduction: ClassVar[Reduction] = "mean"
 

@@ -33,6 +33,7 @@ def kto_loss(lead: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
 @dataclass(frozen=True, kw_only=True)
 class KTO:
     name: ClassVar[str] = "kto"
+    one_of: ClassVar[tuple[Role, ...]] = ("chosen", "rejected")  # of these a row needs only one: data without pairs do
     reads: ClassVar[tuple[Role, ...]] = ("chosen", "rejected", "mismatched")
     logp_reduction: ClassVar[Reduction] = "sum"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})

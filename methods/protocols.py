@@ -7,7 +7,7 @@ gradient), rewards (speaks to it through its samples) and learns (trains a netwo
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float
 from optuna.distributions import FloatDistribution
@@ -64,12 +64,52 @@ class Learner(Part, Protocol):
     def build(self, hidden_size: int) -> nn.Module | None: ...
 
 
+# How a network that reads text is fitted: `once` before any policy is trained, to rank expert responses above samples,
+# and then never again; the others before each rollout is scored, on preference pairs alone (`pairs`), on golden
+# responses above samples beside pairs (`golden`, APO), on accepted, rejected and generated responses (`stages`, GAPO)
+Curriculum: TypeAlias = Literal["once", "pairs", "golden", "stages"]
+
+
 @runtime_checkable
 class TextLearner(Part, Protocol):
     """A part whose network reads text with a tokenizer of its own; it names the model, and `experiments` builds it."""
 
     @property
     def scorer(self) -> str: ...
+
+
+@runtime_checkable
+class Curricular(TextLearner, Protocol):
+    """A text learner that says how its network is fitted, and at which rate, batch and number of passes."""
+
+    curriculum: ClassVar[Curriculum]
+
+    @property
+    def rm_lr(self) -> float | None: ...  # None: what suits the scorer
+
+    @property
+    def rm_batch_size(self) -> int: ...
+
+    @property
+    def rm_epochs(self) -> int: ...
+
+    @property
+    def rm_max_length(self) -> int: ...  # tokens
+
+
+@runtime_checkable
+class Unpaired(Protocol):
+    """An objective that trains on rows which have only one of the roles `one_of`."""
+
+    one_of: ClassVar[tuple[Role, ...]]
+
+
+@runtime_checkable
+class SampleJudge(Protocol):
+    """A part that may judge a sample against the other samples of its prompt: one alone would tell it nothing."""
+
+    @property
+    def compares_samples(self) -> bool: ...
 
 
 @runtime_checkable

@@ -27,3 +27,4 @@ class Card:
     paper: Paper
     lr: float | None = None  # the policy's learning rate in the paper
     note: str = ""  # what the entry departs in, or what it controls for
+    trainer: str = ""  # whose trainer trains it; empty: this project's

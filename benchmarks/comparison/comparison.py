@@ -27,7 +27,7 @@ from experiments.models.staged import staged_model
 from experiments.rewards.sources import check_reward, verifier_of
 from experiments.studies.record import StudyRecord
 from methods import resolve as resolve_method
-from methods.protocols import Adversary, Method
+from methods.protocols import Adversary, Method, Unpaired
 from registry import flatten, nearest, override
 from registry.datasets import DATASETS, DEFAULT_TASK
 from registry.models import MODELS
@@ -81,7 +81,7 @@ def resolve(config: ComparisonConfig, *, planning: bool = False) -> RunPlan:
     methods = {name: _limited(method, config.max_new_tokens) for name, method in found.items()}
     if data is not None:
         check_roles(methods, data)
-        if not data.held_out and any(task.name == "held_out" for task in tasks):
+        if not data.held_out and any(getattr(task, "needs_pairs", False) for task in tasks):
             raise ValueError(
                 f"no held-out pairs are left in {data.name}: too few prompts, or --held-out-pairs 0;"
                 " give more data or leave held_out out of --tasks"
@@ -229,8 +229,9 @@ def check_roles(methods: Mapping[str, Method], data: TokenizedData) -> None:
         check_reward(name, method, dataset=data.name, verifier=verifier)
         # what the policy is run on must be in every row; a reward model may learn from those rows that have its roles
         missing = [role for role in method.offline_reads if role not in (always if role in method.forwards else given)]
-        if method.objective.name == "kto" and not method.regularizers and {"chosen", "rejected"} & given:
-            missing = [role for role in missing if role == "mismatched"]
+        objective = method.objective
+        if isinstance(objective, Unpaired) and not method.regularizers and given.intersection(objective.one_of):
+            missing = [role for role in missing if role not in objective.one_of]
         if missing:
             rows = " in every row" if given.issuperset(missing) else ""
             raise ValueError(

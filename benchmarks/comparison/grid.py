@@ -38,7 +38,7 @@ from experiments.tracking import RunLog, Status
 
 UNTRAINED = Training(steps=1, lora_rank=None)  # of the untrained model, whose address no budget changes
 # Methods that another trainer trains, for calibration: the module whose `train` does it
-TRAINERS = {"trl_dpo": "experiments.runs.trl_baseline"}
+TRAINERS = {"trl": "experiments.runs.trl_baseline"}  # by what a method's card names
 
 
 def run(comparison: RunPlan, console: Console, kind: type[Grid] | None = None) -> list[Cell]:
@@ -273,8 +273,8 @@ def _show(progress: Progress, bar: Any, done: int, total: int) -> None:
 
 
 def _trainer(cell: Cell) -> Callable[..., Policy]:
-    other = TRAINERS.get(tuned_methods.plain(cell.experiment.name))
-    return train if other is None else importlib.import_module(other).train
+    trainer = resolve(tuned_methods.plain(cell.experiment.name)).trainer
+    return importlib.import_module(TRAINERS[trainer]).train if trainer else train
 
 
 def title(cell: Cell) -> str:

@@ -10,6 +10,7 @@ from benchmarks.ranking.columns import Column, Score
 from benchmarks.ranking.descriptions import describe
 from benchmarks.results.references import PublishedTable, published_for
 from benchmarks.results.results import Run, Skipped
+from benchmarks.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,12 @@ class Leaderboard:
     def published(self) -> list[PublishedTable]:
         """What the papers published of these methods: to stand beside the tables, and never ranked."""
         papers = {arxiv for table in self.tables for row in table.rows for _, arxiv in describe(row.method).papers}
-        judged = any(column.task == "alpaca_eval" for table in self.tables for column in table.columns)
+        judged = any(
+            getattr(TASKS[column.task].spec, "published", False)
+            for table in self.tables
+            for column in table.columns
+            if column.task in TASKS
+        )
         return published_for(papers, judged=judged)
 
 

@@ -69,8 +69,9 @@ class Task(Protocol):
     # A task may also say `ranks: ClassVar[bool] = False`, if it describes and does not judge, and which of its values
     # are shares of 0 … 1, `shares: ClassVar[frozenset[str]]`, where that cannot be seen from their range, and which
     # stand beside the primary in every table, `beside: ClassVar[tuple[str, ...]]`, where a result has them. One that
-    # generates tells the plan how many responses of at most how many tokens: the property `answers`, a tuple. One that
-    # needs a judge, a key or a file looks for it in `check_ready()`.
+    # needs held-out pairs says `needs_pairs: ClassVar[bool] = True`; one whose public leaderboard may stand beside ours
+    # says `published: ClassVar[bool] = True`. One that generates tells the plan how many responses of at most how many
+    # tokens: the property `answers`, a tuple. One that needs a judge, a key or a file looks for it in `check_ready()`.
 
     def evaluate(self, subject: Subject) -> TaskResult: ...
 

@@ -71,6 +71,7 @@ class AlpacaEval(Generation):
     """
 
     name: ClassVar[str] = "alpaca_eval"
+    published: ClassVar[bool] = True  # its public leaderboard may stand beside ours
     revision: ClassVar[int] = 3
     primary: ClassVar[str] = "win_rate"
     total: ClassVar[int] = 805

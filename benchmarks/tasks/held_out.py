@@ -52,6 +52,7 @@ class HeldOut:
     """
 
     name: ClassVar[str] = "held_out"
+    needs_pairs: ClassVar[bool] = True
     revision: ClassVar[int] = 1
     primary: ClassVar[str] = "accuracy"
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from benchmarks.tasks import Subject
-from methods.aapa import Anchor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,10 +67,11 @@ def reward_models(subject: Subject, *, only_last: bool = False) -> Iterator[tupl
     do not fit the network that the run describes.
     """
     from experiments.rewards import reward_models
+    from experiments.rewards.scorers import is_fixed
     from experiments.training.kept_networks import restore
 
     for part in subject.method.parts.values() if subject.method is not None else ():
-        if not isinstance(part, TextScorer) or isinstance(part, Anchor):
+        if not isinstance(part, TextScorer) or is_fixed(part):
             continue
         kept = _kept(_players(subject), part.name)[-1 if only_last else 0 :]
         if not kept:

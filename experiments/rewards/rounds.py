@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,18 +22,14 @@ from experiments.rewards.pools import (
     stretch,
 )
 from experiments.rewards.reward_fitting import Item, Labelled
-from methods.apo import AdversarialReward
-from methods.gapo import EncoderAdversary
-from methods.protocols import Method
+from methods.protocols import Curricular, Curriculum, Method
 from methods.types import Role
 
 
-class PreferenceRounds(Alternation):
+class GoldenRounds(Alternation):
     """APO: golden responses above samples, and preference pairs, on prompts that the policy is not trained on."""
 
-    part: AdversarialReward
-
-    def __init__(self, part: AdversarialReward, method: Method, table: TokenizedData, steps: int, **rest: Any) -> None:
+    def __init__(self, part: Any, method: Method, table: TokenizedData, steps: int, **rest: Any) -> None:
         self.part, self.pools = part, _pools(part, table)
         # one rollout serves all updates of a round
         sampling = dataclasses.replace(method.sampling, batches=math.ceil(steps / part.rounds), epochs=1)
@@ -41,7 +37,8 @@ class PreferenceRounds(Alternation):
         super().__init__(self.pools.prompts, table=table, steps=steps, method=method, **rest)
 
     def lr_factor(self, step: int) -> float:
-        return self.part.lr_factor(step // self.method.sampling.batches)
+        factor: float = self.part.lr_factor(step // self.method.sampling.batches)
+        return factor
 
     def phases(self, number: int, count: int) -> list[Callable[[], list[Item]]]:
         """A sequential model's first round goes on from the baseline's: one that learnt the preference pairs alone."""
@@ -73,12 +70,10 @@ class PreferenceRounds(Alternation):
         return min(1.0, count / len(self.pools.prompts))
 
 
-class AcceptanceRounds(Alternation):
+class StagedRounds(Alternation):
     """GAPO: a warm-up on pairs, then stages of accepted, rejected and generated responses."""
 
-    part: EncoderAdversary
-
-    def __init__(self, part: EncoderAdversary, method: Method, table: TokenizedData, steps: int, **rest: Any) -> None:
+    def __init__(self, part: Any, method: Method, table: TokenizedData, steps: int, **rest: Any) -> None:
         self.part = part
         self.pairs = [row for row in table.train if {"chosen", "rejected"} <= row.sequences.keys()]
         if not self.pairs:
@@ -113,14 +108,33 @@ def alternation(method: Method, **rest: Any) -> Alternation | None:
     `rest` is table (all the data), steps (the run's updates), batch_size, seed, tokenizer, verifier and kept.
     """
     for part in method.regularizers:
-        if isinstance(part, AdversarialReward):
-            return PreferenceRounds(part, method, **rest)
-        if isinstance(part, EncoderAdversary):
-            return AcceptanceRounds(part, method, **rest)
+        if isinstance(part, Curricular) and part.curriculum in CURRICULA:
+            return CURRICULA[part.curriculum](part, method, **rest)
     return None
 
 
-def _pools(part: AdversarialReward, table: TokenizedData) -> Pools:
+class PairRounds(Alternation):
+    """The reward model learns from the data's preference pairs, once, before the first rollout is scored."""
+
+    def __init__(self, part: Curricular, method: Method, table: TokenizedData, steps: int, **rest: Any) -> None:
+        self.part, self.pairs = part, comparisons(table.train)
+        if not self.pairs:
+            raise ValueError(f"{part.name} learns from preference pairs, and {table.name} has none")
+        super().__init__(table.train, table=table, steps=steps, method=method, **rest)
+
+    def phases(self, number: int, count: int) -> list[Callable[[], list[Item]]]:
+        return [] if number else [lambda: [*self.pairs]]
+
+
+# By what a part declares; a part of the curriculum `once` is fitted before the run (`experiments.rewards.scorers`)
+CURRICULA: Mapping[Curriculum, Callable[..., Alternation]] = {
+    "pairs": PairRounds,
+    "golden": GoldenRounds,
+    "stages": StagedRounds,
+}
+
+
+def _pools(part: Any, table: TokenizedData) -> Pools:
     made = pools(table.train, prior_share=part.prior_share, golden_share=part.golden_share)
     if part.prior_weight and not comparisons(made.prior):
         raise ValueError(f"apo learns from preference pairs, and {table.name} has none; set apo.prior_weight=0")

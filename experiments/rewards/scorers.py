@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file, save_file
@@ -26,8 +27,7 @@ from experiments.models.forward import Policy
 from experiments.rewards.reward_fitting import RankedItem, fit, quality
 from experiments.rewards.reward_models import RewardModel, reward_model
 from experiments.sampling.generate import generate
-from methods.aapa import Anchor
-from methods.protocols import Method, TextLearner
+from methods.protocols import Curricular, Method, TextLearner
 from registry.assets import file_sha256, locked
 
 SEED = 0  # of every fixed discriminator: there is one for all seeds of a comparison
@@ -55,7 +55,7 @@ def scorers(
     for part in (method.objective, *method.regularizers):
         if not isinstance(part, TextLearner):
             continue
-        fixed = isinstance(part, Anchor)
+        fixed = is_fixed(part)
         net = reward_model(
             part.scorer,
             policy=policy,
@@ -65,11 +65,16 @@ def scorers(
             reference=reference,
             conditional=fixed,
         )
-        if isinstance(part, Anchor) and list(net.parameters()):
+        if fixed and list(net.parameters()):
             longest = method.sampling.max_new_tokens
             _teach_once(part, net, policy, tokenizer, rows, folder, weights, longest)
         nets[part.name] = net
     return nets
+
+
+def is_fixed(part: Any) -> bool:
+    """Whether the part's network is fitted once, before any policy, and never moves again."""
+    return isinstance(part, Curricular) and part.curriculum == "once"
 
 
 def checksum(net: nn.Module) -> str:
@@ -81,7 +86,7 @@ def checksum(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def lessons(part: Anchor, examples: Sequence[Example], samples: Mapping[int, Sequence[TokenPair]]) -> list[RankedItem]:
+def lessons(part: Any, examples: Sequence[Example], samples: Mapping[int, Sequence[TokenPair]]) -> list[RankedItem]:
     """One a prompt: a second expert response if there is one, else a near-copy, above the samples, given the expert's.
 
     `samples` are those of the untrained policy, by the example's place. A second expert response is another row's to
@@ -112,7 +117,7 @@ def near_copy(sequence: TokenPair, share: float, random: np.random.Generator) ->
 
 
 def _teach_once(
-    part: Anchor,
+    part: Any,
     net: RewardModel,
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
@@ -140,7 +145,7 @@ def _teach_once(
 
 
 def _train(
-    part: Anchor,
+    part: Any,
     net: RewardModel,
     policy: Policy,
     tokenizer: PreTrainedTokenizerBase,

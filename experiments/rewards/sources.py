@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING, Protocol, get_args, runtime_checkable
 
 from experiments.data.splits import Split
 from experiments.data.tokens import Example
-from methods.aapa import Anchor
-from methods.apo import AdversarialReward
-from methods.chord import CHORD
-from methods.gapo import EncoderAdversary
-from methods.grpo import GRPO
-from methods.protocols import Method, Part, Rewarder
+from methods.protocols import Curricular, Method, Rewarder, SampleJudge, TextLearner
 
 if TYPE_CHECKING:
     from experiments.verifiers.verifiers import ConstraintPrompt
-
-FITTED = (AdversarialReward, EncoderAdversary)  # whose networks learn in rounds, beside the policy
 
 
 @runtime_checkable
@@ -26,17 +19,6 @@ class Reward(Protocol):
     """A number for each response; `rows[i]` is the row of the data whose prompt `responses[i]` answers."""
 
     def __call__(self, rows: Sequence[Example], responses: Sequence[str]) -> Sequence[float]: ...
-
-
-@dataclass(frozen=True)
-class Sum:
-    """Several rewards as one: `Sum(((verified, 1.0), (brevity, 0.1)))`."""
-
-    terms: tuple[tuple[Reward, float], ...]
-
-    def __call__(self, rows: Sequence[Example], responses: Sequence[str]) -> Sequence[float]:
-        given = [[weight * value for value in reward(rows, responses)] for reward, weight in self.terms]
-        return [sum(values) for values in zip(*given, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -70,20 +52,26 @@ def check_reward(name: str, method: Method, *, dataset: str, verifier: Reward | 
         raise ValueError(f"{name} reads sampled, and sampling.keep=pair leaves only chosen and rejected; use keep=all")
     if sampling.keep != "pair" and "sampled" not in method.forwards:
         raise ValueError(f"{name} draws samples that no part learns from; use sampling.keep=pair, or grpo or raft")
-    learnt = [part.name for part in method.regularizers if isinstance(part, FITTED)]
+    parts = (method.objective, *method.regularizers)
+    for part in parts:
+        if isinstance(part, TextLearner) and not isinstance(part, Curricular):
+            raise ValueError(
+                f"{part.name} rewards by a network that nothing fits: declare its curriculum (once, pairs, golden or"
+                " stages) and the fields rm_lr, rm_batch_size, rm_epochs and rm_max_length"
+            )
+    learnt = [part.name for part in parts if isinstance(part, Curricular) and part.curriculum != "once"]
     if len(learnt) > 1:
         raise ValueError(
             f"{name} has two reward models to fit, {' and '.join(learnt)}, and a run's rounds fit one: the others would"
             " reward as random networks; keep one of them"
         )
-    judging = [part.name for part in (method.objective, *method.regularizers) if _judges_groups(part)]
+    judging = [part for part in parts if isinstance(part, SampleJudge) and part.compares_samples]
     kept = sampling.num_generations if sampling.keep == "all" else 1
     if judging and kept < 2:
-        remedy = " or aapa.mode=reward" if judging == [Anchor.name] else ""
         raise ValueError(
             f"{name} keeps one sample of a prompt (sampling.keep={sampling.keep}, num_generations"
-            f" {sampling.num_generations}), and {' and '.join(judging)} judges each against the others; use keep=all"
-            f" and num_generations of at least 2{remedy}"
+            f" {sampling.num_generations}), and {' and '.join(part.name for part in judging)} judges each against the"
+            " others; use keep=all and num_generations of at least 2"
         )
     rewarding = [part.name for part in method.regularizers if isinstance(part, Rewarder) and part.reward_weight]
     is_read = sampling.keep == "pair" or "sampled" in method.objective.reads
@@ -101,8 +89,3 @@ def check_reward(name: str, method: Method, *, dataset: str, verifier: Reward | 
         )
     if not sampling.verifier_weight:
         raise ValueError(f"{name} has nothing that rewards its samples; set sampling.verifier_weight above 0")
-
-
-def _judges_groups(part: Part) -> bool:
-    """Whether the part compares a sample with the others of its prompt, and cannot do with one alone."""
-    return isinstance(part, GRPO | CHORD) or (isinstance(part, Anchor) and part.mode == "loss")

@@ -11,12 +11,12 @@ from experiments.data.tokens import TokenizedData
 from experiments.experiment import Experiment
 from experiments.models.forward import Policy
 from experiments.models.loading import load_model, load_tokenizer
+from experiments.rewards.reward_models import BACKBONE
 from experiments.rewards.rollouts import RolloutSource
 from experiments.rewards.rounds import alternation
-from experiments.rewards.scorers import checksum, scorers
+from experiments.rewards.scorers import checksum, is_fixed, scorers
 from experiments.rewards.sources import check_reward, verifier_of
 from experiments.training.sources import Pairs, Source
-from methods.aapa import Anchor
 from methods.protocols import Method, TextLearner
 
 
@@ -69,9 +69,9 @@ def runs_reference(method: Method) -> bool:
     """Whether training runs the reference model itself, and stored log-probs do not do."""
     runs = method.needs("hidden") or method.needs("padded_hidden")
     runs = runs or (method.on_policy and method.needs("reference"))
-    return runs or any(getattr(part, "scorer", "") == "backbone" for part in method.regularizers)
+    return runs or any(isinstance(part, TextLearner) and part.scorer == BACKBONE for part in method.regularizers)
 
 
 def fixed(method: Method, nets: dict[str, nn.Module]) -> dict[str, str]:
     """The checksums of the networks that nothing in a run may move."""
-    return {part.name: checksum(nets[part.name]) for part in method.regularizers if isinstance(part, Anchor)}
+    return {part.name: checksum(nets[part.name]) for part in method.regularizers if is_fixed(part)}

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import peft
 import torch
@@ -36,11 +36,23 @@ from experiments.runs.cell import Cell, trained
 from experiments.tracking import RunLog
 from experiments.training.sources import Pairs
 from experiments.training.trainer import schedule
-from methods.dpo import DPO
 
 LOGGED = {"loss": "dpo/loss", "rewards/chosen": "dpo/reward_chosen", "rewards/rejected": "dpo/reward_rejected"}
 LOGGED |= {"rewards/margins": "dpo/reward_margin", "rewards/accuracies": "dpo/reward_accuracy"}
 LOGGED |= {"grad_norm": "grad_norm", "learning_rate": "lr"}
+
+
+@runtime_checkable
+class TrlObjective(Protocol):
+    """An objective that TRL's DPOTrainer has too, under the name `trl_loss`."""
+
+    trl_loss: ClassVar[str]
+
+    @property
+    def beta(self) -> float: ...
+
+    @property
+    def label_smoothing(self) -> float: ...
 
 
 class TokenTrainer(DPOTrainer):
@@ -83,7 +95,7 @@ def dpo_trainer(
     model: Any,
     rows: Sequence[Example],
     training: Training,
-    objective: DPO,
+    objective: TrlObjective,
     *,
     lr: float,
     seed: int,
@@ -117,6 +129,7 @@ def dpo_trainer(
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         activation_checkpointing=training.gradient_checkpointing,
+        loss_type=[objective.trl_loss],
         beta=objective.beta,
         label_smoothing=objective.label_smoothing,
         max_length=None,
@@ -173,7 +186,7 @@ def train(
     """Train the cell as `cell.train` does, by TRL; from its beginning if it was interrupted. One process."""
     experiment, training = cell.experiment, cell.experiment.training
     objective = experiment.method.objective if experiment.method else None
-    if not isinstance(objective, DPO):
+    if not isinstance(objective, TrlObjective):
         raise ValueError(f"{experiment.name}: TRL's DPOTrainer trains dpo, not {objective}")
     if accelerator.num_processes > 1:
         raise ValueError(f"{experiment.name} is a calibration row and runs in one process; start it without a launcher")
