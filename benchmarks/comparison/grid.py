@@ -35,10 +35,11 @@ from experiments.mirror import open_mirror
 from experiments.models.forward import Policy
 from experiments.runs.cell import Cell, register_untrained, train, trained
 from experiments.tracking import RunLog, Status
+from methods import resolve
 
 UNTRAINED = Training(steps=1, lora_rank=None)  # of the untrained model, whose address no budget changes
-# Methods that another trainer trains, for calibration: the module whose `train` does it
-TRAINERS = {"trl": "experiments.runs.trl_baseline"}  # by what a method's card names
+# Other trainers, by the name that a method's card gives: the module whose `train` trains a cell, for calibration
+TRAINERS = {"trl": "experiments.runs.trl_baseline"}
 
 
 def run(comparison: RunPlan, console: Console, kind: type[Grid] | None = None) -> list[Cell]:
@@ -274,7 +275,10 @@ def _show(progress: Progress, bar: Any, done: int, total: int) -> None:
 
 def _trainer(cell: Cell) -> Callable[..., Policy]:
     trainer = resolve(tuned_methods.plain(cell.experiment.name)).trainer
-    return importlib.import_module(TRAINERS[trainer]).train if trainer else train
+    if not trainer:
+        return train
+    other: Callable[..., Policy] = importlib.import_module(TRAINERS[trainer]).train
+    return other
 
 
 def title(cell: Cell) -> str:
