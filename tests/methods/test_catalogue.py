@@ -52,10 +52,9 @@ def test_every_default_lies_inside_its_search_range(name):
     flat, space = flatten(method), search_space(method)
     assert set(space) <= set(flat)
     for key, distribution in space.items():
-        assert isinstance(distribution, FloatDistribution)
         # A learning rate of None is derived: the preset's, or half the policy's
         if not (flat[key] is None and key.endswith("lr")):
-            assert distribution.low <= flat[key] <= distribution.high, key
+            assert distribution._contains(distribution.to_internal_repr(flat[key])), key
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -12,6 +12,7 @@ from methods.grpo import GRPO, clipped_loss, group_advantages, k3
 from methods.ppo import PPO, generalized_advantages
 from methods.protocols import Sampling
 from methods.raft import RAFT
+from methods.rloo import RLOO
 from methods.rrhf import RRHF
 from methods.types import Batch, Outputs, Samples, Tokens
 from registry import flatten, override
@@ -286,3 +287,33 @@ def test_how_samples_are_drawn_is_hashed_with_the_methods_that_draw_any():
 def test_impossible_ways_to_sample_are_refused(values):
     with pytest.raises(ValueError, match="sampling"):
         Sampling(**values)
+
+
+def test_rloo_is_its_formula():
+    now, drawn, reference = outputs(0), outputs(1), outputs(2)
+    known = samples(drawn)
+    value = loss(RLOO(kl=0.1, clip=0.2), now, known, reference).value
+    expected = []
+    for i in range(6):
+        own = [j for j in range(6) if GROUPS[j] == GROUPS[i]]
+        paid = {j: REWARDS[j] - 0.1 * (drawn.logps[j].sum() - reference.logps[j].sum()) for j in own}
+        advantage = paid[i] - sum(paid[j] for j in own if j != i) / (len(own) - 1)
+        ratio = (now.logps[i].sum() - drawn.logps[i].sum()).exp()
+        expected.append(-torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage))
+    torch.testing.assert_close(value, torch.stack(expected).mean().detach(), check_dtype=False)
+
+
+def test_rloos_first_gradient_is_reinforce_with_the_mean_of_the_others_as_baseline():
+    now = outputs(0)
+    (gradient,) = torch.autograd.grad(loss(RLOO(kl=0.0), now, samples(now)).value, now.logps)
+    for i in range(6):
+        others = [REWARDS[j] for j in range(6) if GROUPS[j] == GROUPS[i] and j != i]
+        advantage = REWARDS[i] - sum(others) / len(others)
+        torch.testing.assert_close(gradient[i][now.mask[i]], torch.full((LENGTHS[i],), -advantage / 6))
+
+
+def test_rloo_needs_the_reference_only_for_its_penalty_and_no_group_of_one():
+    assert not resolve("rloo").spec.objective.__class__(kl=0.0).needs
+    now = outputs(0)
+    with pytest.raises(ValueError, match="num_generations"):
+        loss(RLOO(kl=0.0), now, samples(now, groups=range(6)))

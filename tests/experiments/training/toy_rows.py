@@ -12,12 +12,13 @@ from experiments.rewards.rollouts import RolloutSource
 from experiments.training.sources import Pairs, Source
 from experiments.training.trainer import Trainer
 from methods import METHODS, resolve
-from methods.protocols import TextLearner
+from methods.protocols import Adversary, TextLearner
 from registry import override
 from tests.tiny import tiny_model, tiny_tokenizer
 
 ROLES = ("chosen", "rejected", "expert", "mismatched")
 SMALL_ADVERSARY = {"latent.width": 16, "latent.heads": 2, "latent.feed_forward": 16, "latent.layers": 1}
+SMALL_FIELDS = {key.partition(".")[2]: value for key, value in SMALL_ADVERSARY.items()}
 SMALL_SAMPLING = {"sampling.num_generations": 3, "sampling.max_new_tokens": 8}
 # Whose networks read text: they are run in test_rounds.py
 READERS = [name for name in METHODS if any(isinstance(p, TextLearner) for p in METHODS[name].spec.parts.values())]
@@ -33,6 +34,12 @@ def assert_same_bits(one: Trainer, other: Trainer) -> None:
     first, second = one.state(), other.state()
     assert first.keys() == second.keys()
     assert not [key for key, value in first.items() if not key.startswith("source/") and not value.equal(second[key])]
+
+
+def small_adversaries(spec: Any) -> dict[str, Any]:
+    """Values that make the networks of a method's adversaries small, by dotted name."""
+    parts = [part for part in spec.regularizers if isinstance(part, Adversary)]
+    return {f"{p.name}.{key}": value for p in parts for key, value in SMALL_FIELDS.items() if hasattr(p, key)}
 
 
 def rows(number: int = 8) -> list[Example]:
@@ -66,9 +73,7 @@ def trainer(
 ) -> Trainer:
     """A method on a tiny model, at a learning rate at which something moves."""
     spec = resolve(name).spec
-    small: dict[str, Any] = (SMALL_ADVERSARY if "latent" in spec.parts else {}) | (
-        SMALL_SAMPLING if spec.on_policy else {}
-    )
+    small: dict[str, Any] = small_adversaries(spec) | (SMALL_SAMPLING if spec.on_policy else {})
     method = override(spec, small | (values or {}))
     policy, examples = Policy(tiny_model(family, 0), lora_rank=lora), rows()
     scored = score(policy, examples, ROLES, precision=precision)
