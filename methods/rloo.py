@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from methods.catalogue import objective
 from methods.grpo import require_samples
 from methods.protocols import Sampling
-from methods.types import Batch, Blocks, Loss, Need, Role, Samples, mean_metrics
+from methods.types import Batch, Blocks, Loss, Need, Reduction, Role, Samples, mean_metrics
 from registry import Paper, tunable
 
 PAPER = Paper(
@@ -33,6 +33,7 @@ PAPER = Paper(
 class RLOO:
     name: ClassVar[str] = "rloo"
     compares_samples: ClassVar[bool] = True
+    logp_reduction: ClassVar[Reduction] = "sum"
     reads: ClassVar[tuple[Role, ...]] = ("sampled",)
 
     kl: float = tunable(0.03, FloatDistribution(0.0, 0.2))  # of log π − log π_ref of a response, inside the reward

@@ -64,7 +64,7 @@ def test_a_new_pairwise_objective(registry, tmp_path):
         name: ClassVar[str] = "hinge"
         reads: ClassVar = ("chosen", "rejected")
         needs: ClassVar = frozenset({"reference"})
-        log_prob_reduction: ClassVar[str] = "sum"
+        logp_reduction: ClassVar[str] = "sum"
 
         beta: float = tunable(0.1, FloatDistribution(0.01, 1.0, log=True))
 
@@ -193,7 +193,7 @@ def test_a_whole_number_is_searched(registry, sampler, tmp_path):
         name: ClassVar[str] = "repeated"
         reads: ClassVar = ("chosen", "rejected")
         needs: ClassVar = frozenset()
-        log_prob_reduction: ClassVar[str] = "sum"
+        logp_reduction: ClassVar[str] = "sum"
 
         times: int = tunable(2, IntDistribution(1, 8, log=True))
 
