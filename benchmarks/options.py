@@ -115,6 +115,16 @@ class _Pair(argparse.Action):
         setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: value})
 
 
+class _Columns(argparse.Action):
+    """`--columns FIELD=COLUMN,…`, any number of times, into a mapping."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        pairs = [tuple(part.strip() for part in name.partition("=")) for name in _names(values)]
+        if not all(field and column for field, _, column in pairs):
+            raise argparse.ArgumentError(self, f"{values} says nothing of a column; write {self.metavar}")
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), **{name: column for name, _, column in pairs}})
+
+
 class _Added(argparse.Action):
     """An option that may be given again, for one more."""
 
@@ -176,7 +186,23 @@ def _training_options(made: Parser) -> None:
     add = made.add_argument
     add("--methods", type=_names, help="names or formulas: dpo,ganpo_dpo,ipo+latent (default: dpo,ganpo_dpo)")
     add("--model", help=f"a preset, a hub id or a folder (default: {DEFAULT_MODEL})")
-    add("--dataset", help=f"a preset or a JSON, JSONL or Parquet file ({DEFAULT_DATASET})")
+    add(
+        "--dataset",
+        help="a preset, a JSON, JSONL, CSV, Parquet or Arrow file, a folder of them, or a data set of the hub as"
+        f" owner/name[:config][@revision][#split] (default: {DEFAULT_DATASET})",
+    )
+    add(
+        "--columns",
+        action=_Columns,
+        metavar="FIELD=COLUMN,...",
+        help="what columns are: prompt=question,system=sys (default: by name)",
+    )
+    add(
+        "--ignore-columns",
+        type=_names,
+        metavar="COLUMN,...",
+        help="columns to leave out although they seem to matter",
+    )
     add(
         "--set",
         dest="settings",

@@ -158,7 +158,9 @@ def _trials(config: SearchConfig, methods: Mapping[str, Method], mirror: Mirror 
     from benchmarks.comparison.comparison import check_roles, data_of, training_of
     from benchmarks.comparison.grid import accelerator
     from benchmarks.comparison.workbench import Workbench
-    from benchmarks.tuning.dev_metrics import Constraint, Sampled, known
+    from benchmarks.tasks import lacks_pairs
+    from benchmarks.tasks.held_out import HeldOut
+    from benchmarks.tuning.dev_metrics import Constraint, Sampled, known, needs_pairs
     from benchmarks.tuning.trials import Trials
     from experiments.models.loading import load_tokenizer, resolve_model
 
@@ -174,6 +176,11 @@ def _trials(config: SearchConfig, methods: Mapping[str, Method], mirror: Mirror 
     check_roles(dict(methods), data)
     if not data.dev:
         raise ValueError(f"{data.name} has no dev pairs to measure a trial on; give more data or --dev-pairs")
+    if needs_pairs((*config.metrics, *(limit.metric for limit in constraints))) and lacks_pairs(HeldOut(), data.dev):
+        raise ValueError(
+            f"{', '.join(config.metrics)}: measured on dev pairs of a chosen and a rejected answer, and {data.name}"
+            f" ({data.kind}) has none"
+        )
     bench = Workbench(
         out=config.output.folder,
         model=model,

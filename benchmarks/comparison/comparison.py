@@ -16,7 +16,8 @@ from benchmarks.planning import costs, plan
 from benchmarks.planning.machine import Machine, this_machine
 from benchmarks.results import tuned_methods
 from benchmarks.results.learning_rates import usual_rate
-from benchmarks.tasks import TASKS, Task, answers_of, load_tasks
+from benchmarks.tasks import TASKS, Task, answers_of, lacks_pairs, load_tasks
+from experiments.data.columns import Columns
 from experiments.data.splits import SHARE
 from experiments.data.tokens import TokenizedData, prepare
 from experiments.disk import free_bytes
@@ -81,11 +82,7 @@ def resolve(config: ComparisonConfig, *, planning: bool = False) -> RunPlan:
     methods = {name: _limited(method, config.max_new_tokens) for name, method in found.items()}
     if data is not None:
         check_roles(methods, data)
-        if not data.held_out and any(getattr(task, "needs_pairs", False) for task in tasks):
-            raise ValueError(
-                f"no held-out pairs are left in {data.name}: too few prompts, or --held-out-pairs 0;"
-                " give more data or leave held_out out of --tasks"
-            )
+        tasks = _served(tasks, data, are_named=config.tasks is not None)
     num_train = len(data.train) if data else _rows_without_tokens(config)[0]
     return RunPlan(
         config=config,
@@ -157,6 +154,23 @@ def _tasks_of(dataset: str) -> tuple[str, ...]:
     return "held_out", DATASETS[dataset].task if dataset in DATASETS else DEFAULT_TASK
 
 
+def _served(tasks: Sequence[Task], data: TokenizedData, *, are_named: bool) -> list[Task]:
+    """The tasks that this data has rows for. ValueError for one that it has not, if it was asked for by name."""
+    missing = [task.name for task in tasks if lacks_pairs(task, data.held_out)]
+    has_none = all(lacks_pairs(task, data.train) for task in tasks if task.name in missing)
+    if not are_named and (data.held_out or has_none):
+        return [task for task in tasks if task.name not in missing]
+    if missing:
+        reason = (
+            "too few prompts, or --held-out-pairs 0; give more data or" if not data.held_out else "the data has none;"
+        )
+        raise ValueError(
+            f"no held-out pairs are left in {data.name} ({data.kind}), which {' and '.join(missing)} compares: {reason}"
+            f" leave {' and '.join(missing)} out of --tasks"
+        )
+    return list(tasks)
+
+
 def _limited(method: Method, max_new_tokens: int | None) -> Method:
     """The length limit of a response holds for the samples that a method learns from, too."""
     if not method.on_policy or max_new_tokens is None:
@@ -195,6 +209,7 @@ def data_of(dataset: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
         max_prompt_length=config.max_prompt_length,
         overlong=config.overlong,
         max_pairs=config.max_pairs,
+        columns=Columns(config.columns, config.ignore_columns),
         **pairs,
     )
 

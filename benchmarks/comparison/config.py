@@ -22,6 +22,8 @@ class DataConfig:
     max_length: int = at_least(2, 1024)  # tokens of prompt and completion together
     max_prompt_length: int | None = at_least(1, None)  # None: what the completion leaves
     overlong: Literal["truncate", "drop"] = "truncate"
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {"prompt": "question"}; others go by name
+    ignore_columns: tuple[str, ...] = ()  # left out, although they seem to matter
 
     def __post_init__(self) -> None:
         validate(self)
@@ -86,7 +88,7 @@ class ComparisonConfig:
     methods: tuple[str, ...] = ("dpo", "ganpo_dpo")  # names, or formulas such as ipo+latent
     model: str = DEFAULT_MODEL  # a preset, a hub id or a folder
     init_from: str | None = None  # start from what this finished run made of the model: its id or folder
-    dataset: str = DEFAULT_DATASET  # a preset or a file
+    dataset: str = DEFAULT_DATASET  # a preset, a file or folder, or owner/name[:config][@revision][#split]
     seeds: tuple[int, ...] = (0,)
     tasks: tuple[str, ...] | None = None  # None: held_out and the data set's own
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
@@ -80,6 +80,12 @@ def answers_of(task: Task) -> tuple[int, int]:
     """How many responses a task has generated, and the most tokens of one: none, for a task that generates nothing."""
     answers: tuple[int, int] = getattr(task, "answers", (0, 0))
     return answers
+
+
+def lacks_pairs(task: Task, examples: Iterable[Example]) -> bool:
+    """Whether the task needs pairs and none of these rows is one."""
+    needs_pairs: bool = getattr(task, "needs_pairs", False)
+    return needs_pairs and not any({"chosen", "rejected"} <= example.sequences.keys() for example in examples)
 
 
 def check_ready(task: Task) -> None:

@@ -85,6 +85,11 @@ class Sampled:
     seed: int = 0
 
 
+def needs_pairs(metrics: Iterable[str]) -> bool:
+    """Whether one of `("dev/accuracy", "cost/seconds")` is measured on pairs of a chosen and a rejected answer."""
+    return bool({f"dev/{name}" for name in PAIR_METRICS} & set(metrics))
+
+
 def measure(
     subject: Subject, wanted: Iterable[str], *, sampled: Sampled, untrained_length: Callable[[], float]
 ) -> dict[str, float]:

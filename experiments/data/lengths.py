@@ -42,7 +42,7 @@ class Limits:
 
 
 def cut(sides: Mapping[Role, Encoded], limits: Limits) -> tuple[dict[Role, Encoded], frozenset[str]]:
-    """The sides of one row within the limits, and what was cut, as keys of `data_report.NOTED`.
+    """The sides of one row within the limits, and what was cut, as keys of `report.NOTED`.
 
     Cut together, so that a pair keeps one prompt, and two prompts one completion. InvalidRow if that must not be done,
     or leaves no difference between the sides.

@@ -7,11 +7,25 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 DROPPED = {
-    "unreadable": "not valid JSON",
+    "unreadable": "not valid JSON, or not as many cells as the header",
+    "encoding": "bytes that are not UTF-8",
+    "repeated_keys": "an object with the same key twice",
     "wrong_type": "a value of the wrong type",
+    "binary": "binary data where text should be",
     "invalid_unicode": "text that is not valid Unicode",
-    "bad_roles": "messages with unknown roles, or not user and assistant in turn",
-    "bad_label": "a label other than true or false",
+    "message_text": "messages written as text that cannot be parsed",
+    "not_text": "a message with an image or another part that is not text",
+    "bad_roles": "messages with unknown roles",
+    "late_system": "a system message amid the conversation",
+    "two_systems": "a system column beside another system message",
+    "no_question": "a prompt whose last turn is the assistant's",
+    "no_answer": "a conversation that does not end with the assistant's answer",
+    "tool_answer": "a tool call where the answer should be",
+    "tools": "tool calls or results, which the model's chat template does not write",
+    "turns": "turns not in order, which the model's chat template does not write",
+    "bad_label": "a label or score that does not say which answer is good or better",
+    "no_scores": "fewer than two answers with a score",
+    "tie": "no answer is better than the other",
     "not_one_turn": "sides that differ in more than one answer of the assistant, or do not continue the prompt",
     "empty_prompt": "a missing or empty prompt, or an empty message in it",
     "empty_completion": "a missing or empty completion",
@@ -25,6 +39,21 @@ DROPPED = {
 }
 NOTED = {
     "contradictory": "another row prefers the opposite (both kept)",
+    "json_text": "messages that were written as text, parsed",
+    "binary_text": "text that was stored as bytes",
+    "label_text": "a label that was a text or a fraction",
+    "first_is_better": "of two answers the first is the better one, as LLaMA-Factory has it",
+    "best_and_worst": "the best and the worst of more than two answers",
+    "developer": "a developer's message read as a system message",
+    "thought_field": "a thought that stood beside the answer, put before it as <think>…</think>",
+    "tool_calls": "tool calls or results in the prompt, written by the model's chat template",
+    "unusual_turns": "turns that do not alternate, as the model's chat template writes them",
+    "template_marks": "marks of a chat template in the text, kept as text",
+    "thought_left_out": "a thought in the answer, left out as the model's chat template does",
+    "earlier_thought": "thoughts of earlier turns, left out as the model's chat template does",
+    "thought_prompt": "the answer's own thought instead of the one with which the template lets it begin",
+    "no_thought": "asked without the thought that the template lets an answer begin with, since the answer has none",
+    "rewritten": "an answer that the chat template would write otherwise after its prompt; taken as it stands",
     "truncated_prompt": "prompt cut on the left",
     "truncated_completion": "completion cut on the right",
     "literal_special_token": "the text of a special token, read as text",
@@ -51,6 +80,8 @@ class DataReport:
     splits: Mapping[str, int] = field(default_factory=dict)
     unused: Mapping[str, int] = field(default_factory=dict)
     without_mismatch: tuple[str, ...] = ()  # splits of a single prompt, which has no other's completion to borrow
+    columns: Mapping[str, str] = field(default_factory=dict)  # {"prompt": "question"}: what was read, and from where
+    unused_columns: Mapping[str, str] = field(default_factory=dict)  # {"id": "", "messages": "repeats what is used"}
 
     @property
     def num_dropped(self) -> int:
@@ -71,6 +102,11 @@ class DataReport:
         """A few lines of text."""
         sizes = ", ".join(f"{count} {name}" for name, count in self.splits.items())
         lines = [f"{self.source}: {self.num_rows} rows, {self.num_kept} kept" + (f" ({sizes})" if sizes else "")]
+        if self.columns:
+            lines.append("read " + ", ".join(_read_from(name, column) for name, column in self.columns.items()))
+        if self.unused_columns:
+            listed = (f"{name} ({why})" if why else name for name, why in self.unused_columns.items())
+            lines.append("columns not used: " + ", ".join(listed))
         if any(self.unused.values()):
             lines.append("not used, beyond the limits: " + ", ".join(f"{n} {s}" for s, n in self.unused.items() if n))
         for verb, found, meaning in (("dropped", self.dropped, DROPPED), ("noted", self.noted, NOTED)):
@@ -80,6 +116,10 @@ class DataReport:
             splits = ", ".join(self.without_mismatch)
             lines.append(f"no mismatched pairs (KTO) in {splits}: they take two different prompts")
         return "\n".join(lines)
+
+
+def _read_from(name: str, column: str) -> str:
+    return name if name == column else f"{name} from {column}"
 
 
 def _spell(numbers: tuple[int, ...]) -> str:
@@ -93,6 +133,7 @@ class Findings:
     def __init__(self) -> None:
         self._dropped: dict[str, list[int]] = {}
         self._noted: dict[str, list[int]] = {}
+        self._columns: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
 
     def drop(self, reason: str, numbers: Iterable[int]) -> None:
         assert reason in DROPPED, reason
@@ -102,9 +143,18 @@ class Findings:
         assert reason in NOTED, reason
         self._noted.setdefault(reason, []).extend(numbers)
 
+    def all_dropped_for(self, reason: str) -> bool:
+        """Whether rows were dropped for this reason and for no other."""
+        return [name for name, numbers in self._dropped.items() if numbers] == [reason]
+
+    def columns(self, used: Mapping[str, str], unused: Mapping[str, str]) -> None:
+        """Fields with their columns, and the other columns with the reason why they were not used."""
+        self._columns = (used, unused)
+
     def report(self, source: str, unit: str, num_rows: int, **others: Any) -> DataReport:
-        dropped, noted = (
-            {reason: tuple(sorted(set(found[reason]))) for reason in known if found.get(reason)}
-            for known, found in ((DROPPED, self._dropped), (NOTED, self._noted))
-        )
-        return DataReport(source, unit, num_rows, dropped, noted, **others)
+        gone = set().union(*self._dropped.values())
+        dropped = {reason: tuple(sorted(set(self._dropped[reason]))) for reason in DROPPED if self._dropped.get(reason)}
+        kept = {reason: tuple(sorted(set(self._noted.get(reason, ())) - gone)) for reason in NOTED}
+        noted = {reason: numbers for reason, numbers in kept.items() if numbers}
+        used, unused = self._columns
+        return DataReport(source, unit, num_rows, dropped, noted, columns=used, unused_columns=unused, **others)

@@ -14,7 +14,7 @@ from methods.types import Role
 
 
 class InvalidRow(ValueError):
-    """A row that cannot be used; `reason` is one of `data_report.DROPPED`."""
+    """A row that cannot be used; `reason` is one of `report.DROPPED`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -22,11 +22,20 @@ class InvalidRow(ValueError):
 
 
 class Message(NamedTuple):
-    role: str  # system, user or assistant
+    role: str  # system, user, assistant, or tool: what a tool returned
     content: str
 
 
-Prompt: TypeAlias = tuple[Message, ...]
+class ToolCalls(NamedTuple):
+    """An assistant's turn that calls tools. `calls` is the JSON of its list of calls, with sorted keys."""
+
+    role: str
+    content: str
+    calls: str
+
+
+Turn: TypeAlias = Message | ToolCalls
+Prompt: TypeAlias = tuple[Turn, ...]
 ASKED: tuple[Role, ...] = ("chosen", "expert", "rejected")  # the policy answers the prompt of the first that a row has
 
 
@@ -74,7 +83,7 @@ class Row:
 
 def canonical(prompt: Prompt) -> list[list[str]]:
     """The prompt as it is compared: space at the ends and the way an accent is encoded make no other prompt."""
-    return [[role, unicodedata.normalize("NFC", content.strip())] for role, content in prompt]
+    return [[role, unicodedata.normalize("NFC", content.strip()), *calls] for role, content, *calls in prompt]
 
 
 def sha256(value: Any) -> str:

@@ -16,8 +16,10 @@ from jaxtyping import Int32
 from transformers import PreTrainedTokenizerBase
 
 from experiments.data.chat import ChatFormat, Encoded
-from experiments.data.formats import Kind, validate
+from experiments.data.columns import Columns
+from experiments.data.formats import Kind
 from experiments.data.lengths import Limits, cut
+from experiments.data.recognition import validate
 from experiments.data.records import resolve_records
 from experiments.data.report import DataReport, Findings
 from experiments.data.rows import InvalidRow, Row
@@ -75,13 +77,14 @@ def prepare(
     dev_pairs: int | None = None,
     held_out_pairs: int | None = None,
     overlong: Literal["truncate", "drop"] = "truncate",
+    columns: Columns | None = None,
 ) -> TokenizedData:
     """The tokens of a preset or a local file, the same for every method.
 
     Prompts go to train, dev and held-out (80, 10, 10 %) by their sha-256. A split is in the order of its rows' sha-256,
     whatever their order in the file, and `max_pairs`, `dev_pairs`, `held_out_pairs` take its first usable rows: an
     unbiased sample, in which the smaller is the beginning of the larger. Lengths are tokens, prompt and completion
-    together; `Limits` says how they are kept to.
+    together; `Limits` says how they are kept to. `columns` says what columns are where their names do not.
 
     Raises ValueError for a file in no known format or without usable training rows (it shows the report), KeyError for
     an unknown name, AssetError for a preset that cannot be had.
@@ -93,7 +96,7 @@ def prepare(
             raise ValueError(f"cannot take {number} pairs for {split}")
     source = resolve_records(dataset)
     findings = Findings()
-    kind, rows = validate(source, findings)
+    kind, rows = validate(source, findings, columns)
     chat = ChatFormat.of(tokenizer)
     splits, unused = dict[Split, tuple[Example, ...]](), dict[str, int]()
     for split, members in split_rows(rows, findings).items():
@@ -102,7 +105,7 @@ def prepare(
     report = findings.report(
         source.name,
         source.unit,
-        len(source.records) + len(source.unreadable),
+        source.num_rows,
         splits={split: len(examples) for split, examples in splits.items()},
         unused=unused,
         without_mismatch=() if kind == "demonstrations" else alone,

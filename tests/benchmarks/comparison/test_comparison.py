@@ -1,13 +1,15 @@
 """What options mean before anything is trained."""
 
+import dataclasses
 import json
 
 import pytest
 
 from benchmarks.comparison.comparison import _limited, check_roles, method_of, resolve, task_of
-from benchmarks.comparison.config import ComparisonConfig
+from benchmarks.comparison.config import ComparisonConfig, DataConfig
 from benchmarks.comparison.settings import Settings
-from benchmarks.options import config_of, parser
+from benchmarks.options import config_of, parser, search_parser, words_of
+from benchmarks.tuning.config import SearchConfig
 from experiments.data.tokens import prepare
 from methods import METHODS
 from methods import resolve as card_of
@@ -90,6 +92,33 @@ def test_a_run_to_start_from_must_be_finished(tmp_path):
     words = ["--model", str(save_tiny("llama3", tmp_path / "model")), "--dataset", "constraints", "--methods", "dpo"]
     with pytest.raises(ValueError, match="no finished run"):
         resolve(config(*words, "--init-from", "abc", "--out", str(tmp_path)))
+
+
+def test_tasks_that_the_data_has_no_rows_for_are_left_out_or_refused_before_anything_is_trained(tmp_path):
+    rows = [{"prompt": f"Say {i}.", "completion": f"{i}."} for i in range(40)]
+    (tmp_path / "demos.json").write_text(json.dumps(rows))
+    words = ["--model", str(save_tiny("llama3", tmp_path / "model")), "--dataset", str(tmp_path / "demos.json")]
+    words += ["--methods", "sft", "--out", str(tmp_path)]
+    assert [task.name for task in resolve(config(*words)).tasks] == ["ifeval"]
+    for task in ("held_out", "reward_model"):
+        with pytest.raises(ValueError, match=rf"no held-out pairs are left in demos .demonstrations., which {task}"):
+            resolve(config(*words, "--tasks", task))
+
+
+def test_columns_are_options_of_run_and_search_and_part_of_the_configuration(tmp_path):
+    rows = [{"ask": f"Say {i}.", "yes": f"{i}.", "no": "No.", "images": ["a.png"]} for i in range(40)]
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    words = ["--columns", "prompt=ask,chosen=yes", "--columns", "rejected=no", "--ignore-columns", "images"]
+    made = config(
+        "--model", str(save_tiny("llama3", tmp_path / "model")), "--dataset", str(tmp_path / "pairs.json"), *words
+    )
+    assert made.data.columns == {"prompt": "ask", "chosen": "yes", "rejected": "no"}
+    assert resolve(made).data.report.unused_columns == {"images": "ignored as told"}
+    assert config(*words_of(made)) == made
+    assert ComparisonConfig.from_json(made.as_json()) == made
+    assert config_of(SearchConfig, search_parser().parse_args(words)).data == made.data
+    with pytest.raises(ValueError, match=r"no field promt; did you mean prompt\?"):
+        resolve(dataclasses.replace(made, data=DataConfig(columns={"promt": "ask"})))
 
 
 def data_of(folder, rows):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from experiments.data.chat import DATE, ChatFormat, Encoded
-from experiments.data.rows import Message, Side
+from experiments.data.rows import Message, Side, ToolCalls
 from tests.experiments.data.preference_files import plain_tokenizer
 from tests.tiny import END_OF_TURN, FAMILIES, NAMED, tiny_tokenizer
 
@@ -79,13 +79,121 @@ def test_qwen_answers_without_a_thought():
     assert tokenizer.decode(encoded.prompt).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 
-def test_an_answer_that_the_template_rewrites_is_tokenised_apart_and_reported():
+def test_an_answer_with_a_thought_replaces_the_empty_one_of_qwen():
     tokenizer = tiny_tokenizer("qwen3")
     answer = "<think>\nFrance's?\n</think>\n\nParis."
     encoded = encode_one(tokenizer, DIALOGUE, answer)
     assert tokenizer.decode(encoded.completion) == answer + "<|im_end|>"
-    assert encoded.prompt == encode_one(tokenizer, DIALOGUE, "Paris.").prompt
-    assert encoded.notes == {"boundary"}
+    assert tokenizer.decode(encoded.prompt).endswith("<|im_start|>assistant\n")
+    assert encoded.notes == {"thought_prompt"}
+    assert_is_what_the_template_makes(tokenizer, DIALOGUE, answer, encoded)
+
+
+R1 = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '<|im_start|>assistant\n' }}"
+    "{{ m['content'].split('</think>')[-1] | trim }}{{ '<|im_end|>' }}{% else %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+QWQ = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' and not loop.last %}"
+    "{{ m['content'].split('</think>')[-1] | trim }}{% else %}{{ m['content'] }}{% endif %}{{ '<|im_end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+
+
+def assert_is_what_the_template_makes(tokenizer, prompt, answer, encoded):
+    turns = [message._asdict() for message in (*prompt, Message("assistant", answer))]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False)
+    assert tokenizer.decode(encoded.prompt + encoded.completion) == text.rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("template", "answer", "prompt_ends", "completion", "notes"),
+    [
+        (R1, "Paris.", "assistant\n", "Paris.", {"no_thought"}),
+        (R1, "<think>\nHm.\n</think>\n\nParis.", "assistant\n", "Paris.", {"no_thought", "thought_left_out"}),
+        (QWQ, "<think>\nHm.\n</think>\n\nParis.", "<think>\n", "Hm.\n</think>\n\nParis.", set()),
+        (QWQ, "Paris.", "assistant\n", "Paris.", {"no_thought"}),
+    ],
+)
+def test_thoughts_are_written_as_the_template_writes_them(template, answer, prompt_ends, completion, notes):
+    tokenizer = with_template(template)
+    encoded = encode_one(tokenizer, DIALOGUE, answer)
+    assert tokenizer.decode(encoded.prompt).endswith(prompt_ends)
+    assert tokenizer.decode(encoded.completion) == completion + "<|im_end|>"
+    assert encoded.notes == notes
+    assert_is_what_the_template_makes(tokenizer, DIALOGUE, answer, encoded)
+
+
+def test_a_thought_of_an_earlier_turn_that_the_template_leaves_out_is_noted():
+    tokenizer = with_template(QWQ)
+    said = (DIALOGUE[0], Message("assistant", "<think>\nSecret.\n</think>\n\nHello."), DIALOGUE[2])
+    encoded = encode_one(tokenizer, said, "Paris.")
+    assert encoded.notes == {"no_thought", "earlier_thought"}
+    assert_is_what_the_template_makes(tokenizer, said, "Paris.", encoded)
+
+
+def test_thoughts_are_kept_where_the_template_knows_none():
+    tokenizer = tiny_tokenizer("llama3")
+    answer = "<think>\nHm.\n</think>\n\nParis."
+    encoded = encode_one(tokenizer, DIALOGUE, answer)
+    assert tokenizer.decode(encoded.completion) == answer + "<|eot_id|>"
+    assert not encoded.notes
+
+
+def test_an_answer_that_the_template_rewrites_is_taken_as_it_stands_and_noted():
+    template = (
+        "{% for m in messages %}{{ m['content'] + '<|im_end|>' }}{% endfor %}"
+        "{% if messages[-1]['role'] == 'assistant' %}{{ '[closed]' }}{% else %}{{ '[asked]' }}{% endif %}"
+    )
+    tokenizer = with_template(template)
+    encoded = encode_one(tokenizer, (Message("user", "Hi"),), "Yes")
+    assert tokenizer.decode(encoded.prompt) == "Hi<|im_end|>[asked]"
+    assert tokenizer.decode(encoded.completion) == "Yes<|im_end|>"
+    assert encoded.notes == {"rewritten"}
+
+
+GREETED = (Message("assistant", "Hello!"), Message("user", "Hi"))
+ASKED_TWICE = (Message("user", "Hi"), Message("user", "Who are you?"))
+CALL = '[{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}]'
+WITH_TOOL = (Message("user", "Hi"), ToolCalls("assistant", "", CALL), Message("tool", "Rain."))
+
+
+@pytest.mark.parametrize("prompt", [GREETED, ASKED_TWICE])
+def test_turns_out_of_order_are_written_where_the_template_writes_them(prompt):
+    tokenizer = tiny_tokenizer("llama3")
+    encoded = encode_one(tokenizer, prompt, "Yes")
+    assert_is_what_the_template_makes(tokenizer, prompt, "Yes", encoded)
+    (refused,) = ChatFormat.of(tiny_tokenizer("gemma2")).encode([Side(prompt, "Yes")])
+    assert refused.reason == "turns"
+    with pytest.raises(ValueError, match="turns not in order"):
+        ChatFormat.of(tiny_tokenizer("gemma2")).prompt_ids(prompt)
+
+
+def test_turns_that_a_template_leaves_out_are_refused():
+    template = (
+        "{% for m in messages %}{% if m['role'] != 'assistant' or not loop.first %}{{ m['content'] + '<|im_end|>' }}"
+        "{% endif %}{% endfor %}"
+    )
+    (refused,) = ChatFormat.of(with_template(template)).encode([Side(GREETED, "Yes")])
+    assert refused.reason == "turns"
+
+
+def test_tool_calls_are_written_where_the_template_has_them_and_refused_elsewhere():
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}{% for c in m['tool_calls'] %}"
+        "{{ '[' + c.function.name + ' ' + (c.function.arguments | tojson) + ']' }}{% endfor %}{{ '<|im_end|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    tokenizer = with_template(template)
+    encoded = encode_one(tokenizer, WITH_TOOL, "Yes")
+    assert '[weather {"city": "Oslo"}]<|im_end|><|im_start|>tool\nRain.' in tokenizer.decode(encoded.prompt)
+    for family in FAMILIES:
+        (refused,) = ChatFormat.of(tiny_tokenizer(family)).encode([Side(WITH_TOOL, "Yes")])
+        assert refused.reason == "tools"
+    (refused,) = ChatFormat.of(plain_tokenizer(eos_token="</s>")).encode([Side(WITH_TOOL, "Yes")])
+    assert refused.reason == "tools"
 
 
 def test_a_token_that_would_join_prompt_and_completion_is_split_at_the_boundary():

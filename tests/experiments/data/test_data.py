@@ -197,9 +197,11 @@ ROWS = st.lists(
 @settings(deadline=None, max_examples=80)
 @given(junk=ROWS, max_length=st.integers(2, 80))
 def test_whatever_a_file_holds_every_row_is_accounted_for(tmp_path_factory, junk, max_length):
-    rows = [*junk, *(pair(i) for i in range(8))]
+    rows = [*junk, *(pair(i) for i in range(16))]
     path = tmp_path_factory.getbasetemp() / "junk.json"
     path.write_text(json.dumps(rows))
+    if any(isinstance(row, dict) and {"chosen", "rejected", "label"} <= row.keys() for row in rows):
+        return  # a label beside a pair refuses the file
     report = prepare(path, TOKENIZER, max_length=max_length, max_pairs=3).report
     assert report.num_rows == len(rows)
     assert report.num_dropped + sum(report.splits.values()) + sum(report.unused.values()) == report.num_rows

@@ -5,8 +5,8 @@ import math
 import pytest
 from trl.data_utils import extract_prompt
 
-from experiments.data.formats import parse_row, recognise, validate
-from experiments.data.records import read_file
+from experiments.data.files import read_file
+from experiments.data.recognition import recognise, validate
 from experiments.data.report import DROPPED, Findings
 from experiments.data.rows import InvalidRow, Message, Side
 from experiments.data.tokens import prepare
@@ -40,14 +40,6 @@ FORMATS = {
         {"prompt": [SYSTEM, user("Hi")], "chosen": "A", "rejected": "B"},
         "paired",
         SYSTEM_PAIR,
-    ),
-    "plain with implicit prompt": (
-        {"chosen": "The sky is blue.", "rejected": "The sky is green."},
-        "paired",
-        {
-            "chosen": Side((Message("user", "The sky is"),), " blue."),
-            "rejected": Side((Message("user", "The sky is"),), " green."),
-        },
     ),
     "conversational with implicit prompt": (
         {"chosen": [user("Hi"), assistant("A")], "rejected": [user("Hi"), assistant("B")], "score_chosen": 9.5},
@@ -134,25 +126,16 @@ FORMATS = {
 def test_each_format_becomes_the_same_row(name):
     record, kind, sides = FORMATS[name]
     known = recognise([record | {"an extra column": {"of": "no interest"}}])
-    assert known.kind == kind
-    assert parse_row(1, record, known).sides == sides
+    assert known.known.kind == kind
+    assert known.parse(1, record | {"an extra column": {}}).sides == sides
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        {"chosen": "The sky is blue.", "rejected": "The sky is green."},
-        {"chosen": "ab", "rejected": "abc"},
-        {"chosen": "I think so", "rejected": "I thought not"},
-        {"chosen": [user("Hi"), assistant("A")], "rejected": [user("Hi"), assistant("B")]},
-    ],
-)
-def test_an_implicit_prompt_is_what_trl_finds(record):
-    theirs, ours = extract_prompt(record), parse_row(1, record, recognise([record])).sides
-    prompt, answers = theirs["prompt"], [theirs["chosen"], theirs["rejected"]]
-    if isinstance(prompt, list):
-        prompt, answers = prompt[0]["content"], [answer[0]["content"] for answer in answers]
-    assert [ours[role] for role in ("chosen", "rejected")] == [Side((Message("user", prompt),), a) for a in answers]
+def test_an_implicit_prompt_of_conversations_is_what_trl_finds():
+    record = {"chosen": [user("Hi"), assistant("A")], "rejected": [user("Hi"), assistant("B")]}
+    theirs, ours = extract_prompt(record), recognise([record]).parse(1, record).sides
+    prompt, answers = theirs["prompt"], [theirs[role] for role in ("chosen", "rejected")]
+    asked = (Message("user", prompt[0]["content"]),)
+    assert [ours[role] for role in ("chosen", "rejected")] == [Side(asked, a[0]["content"]) for a in answers]
 
 
 REFUSED = {
@@ -170,14 +153,12 @@ REFUSED = {
     ],
     "invalid_unicode": [pair(0, chosen="half a pair: \ud83d"), pair(0, prompt="\udc00 and back")],
     "bad_roles": [
-        pair(0, prompt=[{"role": "tool", "content": "Hi"}]),
-        pair(0, prompt=[user("Hi"), user("Ho")]),
-        pair(0, prompt=[assistant("Hi")]),
-        pair(0, prompt=[user("Hi"), assistant("Ho")]),
-        pair(0, prompt=[user("Hi"), SYSTEM]),
+        pair(0, prompt=[{"role": "narrator", "content": "Hi"}]),
         pair(0, prompt=[{"content": "Hi"}]),
-        pair(0, chosen=[user("A")]),
     ],
+    "no_question": [pair(0, prompt=[assistant("Hi")]), pair(0, prompt=[user("Hi"), assistant("Ho")])],
+    "late_system": [pair(0, prompt=[user("Hi"), SYSTEM])],
+    "no_answer": [pair(0, chosen=[user("A")])],
     "not_one_turn": [
         pair(0, chosen=[assistant("A"), user("Ho"), assistant("B")]),
         pair(0, chosen=[user("another question"), assistant("A")]),
@@ -195,7 +176,8 @@ REFUSED = {
         pair(0, prompt=[SYSTEM]),
         pair(0, prompt=[user("Hi"), assistant(" "), user("Ho")]),
         pair(0, prompt=[user(None)]),
-        {"chosen": "nothing ", "rejected": "shared"},
+        {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+        {"chosen": "The same.", "rejected": "The same."},
     ],
     "empty_completion": [
         {"prompt": "Hi", "chosen": "A"},
@@ -209,7 +191,6 @@ REFUSED = {
     "same_completion": [
         pair(0, chosen="A", rejected="A"),
         pair(0, chosen="A", rejected=" A\n"),
-        {"chosen": "The same.", "rejected": "The same."},
         {"chosen": [user("Hi"), assistant("A")], "rejected": [user("Hi"), assistant("A")]},
     ],
 }
@@ -230,26 +211,39 @@ def test_a_bad_row_is_dropped_with_its_reason_and_its_number(reason, record, tmp
     ("reason", "record"),
     [
         ("bad_label", {"prompt": "Hi", "completion": "A", "label": "yes"}),
-        ("bad_label", {"prompt": "Hi", "completion": "A", "label": None}),
         ("bad_label", {"prompt": "Hi", "completion": "A", "label": 2}),
-        ("bad_label", {"prompt": "Hi", "completion": "A", "label": math.nan}),
         ("empty_completion", {"prompt": "Hi", "completion": None, "label": True}),
         ("empty_prompt", {"prompt": None, "completion": "A", "label": True}),
-        ("bad_roles", {"messages": [user("Hi")], "label": True}),
+        ("no_answer", {"messages": [user("Hi")], "label": True}),
         ("empty_completion", {"messages": [], "label": True}),
         ("wrong_type", {"messages": "Hi", "label": True}),
+        ("bad_label", {"messages": [user("Hi"), assistant("A")], "label": None}),
+        ("bad_label", {"messages": [user("Hi"), assistant("A")], "label": math.nan}),
+    ],
+)
+def test_labelled_rows_are_validated_too(reason, record):
+    sound = {"prompt": "Hi", "completion": "A", "label": True}
+    sound = {"messages": [user("Hi"), assistant("A")], "label": True} if "messages" in record else sound
+    with pytest.raises(InvalidRow) as error:
+        recognise([sound, record]).parse(2, record)
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "record"),
+    [
         ("empty_completion", {"chosen_prompt": "Hi", "rejected_prompt": "Ho", "completion": None}),
         ("empty_prompt", {"chosen_prompt": "Hi", "rejected_prompt": None, "completion": "A"}),
         ("same_completion", {"chosen_prompt": "Hi", "rejected_prompt": "Hi ", "completion": "A"}),
-        ("empty_completion", {"prompt": "Hi", "completion": None}),
-        ("empty_prompt", {"instruction": None, "output": "A"}),
         ("empty_completion", {"instruction": "Hi", "output": None}),
+        ("empty_prompt", {"instruction": None, "output": "A"}),
         ("wrong_type", {"instruction": "Hi", "output": 3}),
     ],
 )
-def test_unpaired_preferential_and_demonstration_rows_are_validated_too(reason, record):
+def test_preferential_and_demonstration_rows_are_validated_too(reason, record):
+    sound = {key: f"{key} {i}" for i, key in enumerate(record)}
     with pytest.raises(InvalidRow) as error:
-        parse_row(1, record, recognise([record]))
+        recognise([sound, record]).parse(2, record)
     assert error.value.reason == reason
 
 
@@ -272,10 +266,5 @@ def test_a_completion_that_is_labelled_both_good_and_bad_contradicts_itself(tmp_
 
 def test_the_accepted_formats_are_named_when_none_fits(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"question": "Hi"}])
-    with pytest.raises(ValueError, match=r"(?s)chosen, rejected.*prompt, completion, label.*instruction, output"):
+    with pytest.raises(ValueError, match=r"(?s)chosen, rejected.*prompt, completion, label.*prompt, completion"):
         prepare(path, TOKENIZER)
-
-
-def test_most_rows_decide_the_format():
-    rows = [{"prompt": "Hi", "completion": "A", "label": True}, pair(1), pair(2), {"chosen": "A"}]
-    assert recognise(rows).kind == "paired"
