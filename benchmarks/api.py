@@ -109,7 +109,7 @@ class Results:
             for table in self.board.tables
             for column in table.columns
             for row in table.rows
-            if (score := row.scores.get(column.task)) is not None
+            if (score := row.scores.get(column.key)) is not None
         ]
         columns = ["table", "name", "method", "task", "value", "rank", "estimate", "low", "high", "num_seeds"]
         frame = pd.DataFrame(rows, columns=columns)
@@ -128,14 +128,14 @@ class Results:
         """`first` minus `second` on the same items, with its interval; `p_value` is None where too few seeds were run.
 
         Both are names of rows (`leaderboard()` lists them), or methods of one row each; `value` is one of the items'
-        values (None: the one that ranks). KeyError for a row, task or value that there is not, ValueError for a method
-        with several rows and for rows that may not be compared.
+        values (None: the task's first column). KeyError for a row, task or value that there is not, ValueError for a
+        method with several rows and for rows that may not be compared.
         """
         found = [
             (column, _row(table, first), _row(table, second))
             for table in self.board.tables
             for column in table.columns
-            if column.task == task and _has(table, first) and _has(table, second)
+            if column.task == task and _shows(column, value) and _has(table, first) and _has(table, second)
         ]
         if not found:
             self._refuse(first, second, task)
@@ -157,6 +157,13 @@ class Results:
             if not any(_has(table, name) for table in self.board.tables):
                 raise KeyError(f"no row {name!r}{nearest(name, names)}")
         raise ValueError(f"{first} and {second} were not measured by {task} on the same model, data and training")
+
+
+def _shows(column: Column, value: str | None) -> bool:
+    """Whether a value is asked of this column of its task: by its name, or the task's first where none is named."""
+    if value is None:
+        return column.is_first
+    return value in {column.primary, *column.others} or (column.is_first and value not in column.siblings)
 
 
 def _named(table: Table, name: str) -> list[Row]:

@@ -225,7 +225,7 @@ class Grid:
         result = dataclasses.asdict(task.evaluate(subject))
         about = {
             "task": task.name,
-            "primary": task.primary,
+            "columns": task.columns,
             "revision": task.revision,
             "settings": dataclasses.asdict(task),  # type: ignore[call-overload]
             "trained_on": self._share_trained_on(subject.asked),

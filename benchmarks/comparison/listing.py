@@ -85,7 +85,7 @@ def _tasks() -> Table:
     table = _table("tasks", "task", "paper", "ranks by", "settings", "note")
     for card in TASKS.values():
         settings = "\n".join(f"{key} = {value}" for key, value in flatten(card.spec).items())
-        table.add_row(card.name, _paper(card), card.spec.primary, settings, card.note)
+        table.add_row(card.name, _paper(card), ", ".join(card.spec.columns), settings, card.note)
     return table
 
 

@@ -125,10 +125,10 @@ class Workbench:
             tokenizer=self.tokenizer,
             held_out=getattr(self.data, self.split),
             reference=reference,
-            uses_reference=method is not None and "reference" in method.objective.needs,
             folder=folder,
             progress=progress,
             method=method,
+            seed=cell.experiment.seed,
             untrained=self.untrained,
         )
 

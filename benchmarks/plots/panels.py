@@ -50,7 +50,7 @@ def pareto(table: Table, styles: Styles) -> Group | None:
     if len(set().union(*(machines(row.runs) for row in trained))) > 1:
         return None  # times of different machines are no prices
     for column in table.columns:
-        rows = [row for row in trained if column.ranks and column.task in row.scores]
+        rows = [row for row in trained if column.ranks and column.key in row.scores]
         if len(rows) < 2:
             continue
         in_minutes = max(row.cost.wall_seconds or 0 for row in rows) > 300
@@ -58,7 +58,7 @@ def pareto(table: Table, styles: Styles) -> Group | None:
             _dot(
                 row.name,
                 (row.cost.wall_seconds or 0) / (60 if in_minutes else 1),
-                row.scores[column.task],
+                row.scores[column.key],
                 column,
                 styles,
             )
@@ -77,7 +77,7 @@ def temperatures(table: Table, styles: Styles) -> Group | None:
         values = {name: float(m[1]) for name in column.others if (m := TEMPERATURE.fullmatch(name))}
         curves = []
         for row in table.rows if values else ():
-            score = row.scores.get(column.task)
+            score = row.scores.get(column.key)
             if score is None:
                 continue
             found = sorted((t, score.others[name]) for name, t in values.items() if name in score.others)
@@ -101,7 +101,7 @@ def lengths(table: Table, styles: Styles) -> Group | None:
     for column in table.columns:
         curves, value = [], ""
         for row in table.rows:
-            extras = row.scores[column.task].extras[0] if column.task in row.scores else {}
+            extras = row.scores[column.key].extras[0] if column.key in row.scores else {}
             known = [bucket for bucket in extras.get("buckets") or () if bucket["win_rate"] is not None]
             if known:
                 value = f"{extras.get('task', column.task)} {extras.get('value', 'win_rate')}"
@@ -124,7 +124,7 @@ def length_correlations(table: Table) -> list[dict[str, Any]]:
     made = []
     for column in table.columns:
         for row in table.rows:
-            extras = row.scores[column.task].extras[0] if column.task in row.scores else {}
+            extras = row.scores[column.key].extras[0] if column.key in row.scores else {}
             bounds = extras.get("length_correlation_interval") or {}
             found = {
                 name: (estimate, *(bounds.get(name) or (None, None)))
@@ -144,7 +144,7 @@ def rounds(table: Table, styles: Styles) -> Group | None:
         for key, title in (("accuracy", "Accuracy of the reward model"), ("ece", "Calibration error (ECE)")):
             curves = []
             for row in table.rows:
-                seeds = row.scores[column.task].extras if column.task in row.scores else ()
+                seeds = row.scores[column.key].extras if column.key in row.scores else ()
                 entries = [extras.get("rounds") or () for extras in seeds]
                 counted = [found for found in entries if found and found[0]["label"].startswith("round")]
                 if counted:
@@ -165,10 +165,10 @@ def drift(table: Table, styles: Styles) -> Group | None:
     """Quality over the distance from the untrained model, where `geometry` was measured."""
     panels = []
     for column in table.columns:
-        rows = [row for row in table.rows if {"geometry", column.task} <= row.scores.keys()]
+        rows = [row for row in table.rows if {"geometry", column.key} <= row.scores.keys()]
         if column.ranks and len(rows) > 1:
             dots = [
-                _dot(row.name, row.scores["geometry"].metrics["kl"], row.scores[column.task], column, styles)
+                _dot(row.name, row.scores["geometry"].metrics["kl"], row.scores[column.key], column, styles)
                 for row in rows
                 if "kl" in row.scores["geometry"].metrics
             ]
@@ -182,7 +182,7 @@ def agreements(table: Table) -> list[dict[str, Any]]:
     made = []
     for column in table.columns:
         for row in table.rows:
-            score = row.scores.get(column.task)
+            score = row.scores.get(column.key)
             found = _correlations(score.extras if score else ())
             if found:
                 made.append(_agreement(f"{column.task}: {row.name}", found))
@@ -223,7 +223,7 @@ def _correlations(extras: Sequence[Mapping[str, Any]]) -> dict[tuple[float, str,
 
 def _told(table: Table, column: Column) -> str:
     """What a nested task measured: `ifeval prompt_strict`."""
-    extras = next(row.scores[column.task].extras[0] for row in table.rows if column.task in row.scores)
+    extras = next(row.scores[column.key].extras[0] for row in table.rows if column.key in row.scores)
     return f"{extras['task']} {extras['value']}" if {"task", "value"} <= extras.keys() else column.task
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.presets import Claim, Measure, Preset, ScaleName
-from benchmarks.ranking.columns import Column, compare_rows
+from benchmarks.ranking.columns import Column, Score, compare_rows
 from benchmarks.results.results import Evaluation, Run, load
 from benchmarks.statistics.significance import Difference, Interval
 from benchmarks.tasks import load_tasks
@@ -54,7 +54,7 @@ def read(preset: Preset, scale: ScaleName, out: Path, made: Mapping[str, Sequenc
     for key, measure in preset.scales[scale].measures.items():
         entries = _entries(owned, measure)
         if entries:
-            column, scored = compare_rows(entries)
+            column, scored = _column_with(measure.value, compare_rows(entries))
             columns[key] = column
             scores[key] = {
                 name: score.interval if measure.value == column.primary else score.others[measure.value]
@@ -72,6 +72,13 @@ def read(preset: Preset, scale: ScaleName, out: Path, made: Mapping[str, Sequenc
             share = measure.value in column.shares
         findings.append(_judged(claim, measure, comparison, share))
     return Reproduction(preset, scale, tuple(findings), scores)
+
+
+def _column_with(value: str, found: Sequence[tuple[Column, dict[str, Score]]]) -> tuple[Column, dict[str, Score]]:
+    """The column that a value ranks, or else the one that it is shown with; the first, where no row has it."""
+    ranking = [entry for entry in found if entry[0].primary == value]
+    showing = [entry for entry in found if any(value in score.others for score in entry[1].values())]
+    return (*ranking, *showing, *found)[0]
 
 
 def _entries(owned: Mapping[str, Sequence[Run]], measure: Measure) -> dict[str, list[Evaluation]]:

@@ -33,7 +33,7 @@ class Row:
     changed: Mapping[str, Any]
     control: str | None
     runs: tuple[Run, ...]
-    scores: Mapping[str, Score]  # by task
+    scores: Mapping[str, Score]  # by the column's key
     cost: Cost
 
     @property

@@ -1,11 +1,11 @@
-"""A column of a leaderboard: one task on the same items for every row, with every pair of rows compared."""
+"""A column of a leaderboard: one measure on the same items for every row, with every pair of rows compared."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.ranking.descriptions import UNTRAINED
 from benchmarks.results.results import Evaluation
 from benchmarks.statistics.significance import (
+    FEWEST_SEEDS,
     Difference,
     Interval,
     Pair,
@@ -33,10 +34,11 @@ Bounded = TypeVar("Bounded", bound=Interval)
 
 @dataclass(frozen=True)
 class Column:
-    """One task at one revision with one set of settings, on the same items for every row."""
+    """One measure: a value of one task, at one revision with one set of settings, on the same items for every row."""
 
     task: str
-    primary: str
+    primary: str  # the value that ranks
+    siblings: tuple[str, ...]  # the values of all columns of this task
     revision: int
     settings: Mapping[str, Any]
     version: str
@@ -46,19 +48,54 @@ class Column:
     comparisons: Mapping[Pair, Difference]
     adjusted: Mapping[Pair, float]  # Holm over all pairs of this column
     improvements: Mapping[Pair, tuple[float, float, float]]  # how often a run of the first beats one of the second
-    detectable: float | None  # the true difference that is found with probability POWER; None with one seed
-    others: Mapping[str, Mapping[Pair, Difference]]  # the items' other values, which rank nothing
-    rules: Mapping[str, str]  # by row, where rows were measured by different rules
+    detectable: float | None  # the true difference that is found with probability POWER; None without a claim
+    others: Mapping[str, Mapping[Pair, Difference]]  # values of the items that rank nothing and that every row has
+    num_seeds: Mapping[str, int]  # of each trained row
     ranks: bool = True  # False for a task that describes (how far a policy drifted) and does not judge
-    beside: tuple[str, ...] = ()  # of `others`: the values that every table shows next to the primary
+    beside: tuple[str, ...] = ()  # of the values that rank nothing: those that every table shows next to the primary
+    by_definition: Mapping[str, float] = field(default_factory=dict)  # values that the untrained model has unmeasured
 
     @property
     def share(self) -> bool:
         return self.primary in self.shares
 
     @property
+    def key(self) -> str:
+        """Names the column in a table: the task, and the value where the task has several columns."""
+        return self.task if len(self.siblings) == 1 else f"{self.task} {self.primary}"
+
+    @property
     def name(self) -> str:
-        return f"{self.task} {self.primary}"
+        return f"{self.task} {self.heading(self.primary)}"
+
+    @property
+    def is_first(self) -> bool:
+        """Of its task: what is said of a task and not of a measure is said once."""
+        return self.primary == self.siblings[0]
+
+    @property
+    def has_untrained(self) -> bool:
+        """Whether rows are compared with the untrained model."""
+        return any(UNTRAINED in pair for pair in self.comparisons)
+
+    @property
+    def lacking(self) -> dict[str, int]:
+        """The rows with too few seeds for a rank or a p-value, and how many they have."""
+        return {name: number for name, number in self.num_seeds.items() if number < FEWEST_SEEDS} if self.ranks else {}
+
+    @property
+    def explained(self) -> tuple[str, ...]:
+        return tuple(_declared(self.task, "explained", ()))
+
+    @property
+    def judges_by(self) -> str | None:
+        """What judges here and may have rewarded rows in training; of a task on another task, what judges there."""
+        found: str | None = _declared(str(self.settings.get("of") or self.task), "judges_by", None)
+        return found
+
+    def heading(self, value: str) -> str:
+        """What a reader calls a value."""
+        return str(_declared(self.task, "headings", {}).get(value, value))
 
 
 @dataclass(frozen=True)
@@ -73,30 +110,60 @@ class Score:
     metrics: Mapping[str, float]  # all of the task's, averaged over seeds
     mean_length: float | None
     extras: tuple[Mapping[str, Any], ...]  # of each seed
+    by_definition: bool = False  # the untrained model's, where a value needs no measuring
+    rewarded_by: str | None = None  # what judges this column, where the same rewarded the row in training
 
 
-def compare_rows(entries: Mapping[str, Sequence[Evaluation]]) -> tuple[Column, dict[str, Score]]:
-    """Every row's score and every pair's difference on one version of one task."""
+def compare_rows(entries: Mapping[str, Sequence[Evaluation]]) -> list[tuple[Column, dict[str, Score]]]:
+    """Every row's score and every pair's difference on one version of one task: a column for each of its measures."""
     entries = _valued({name: evaluations for name, evaluations in entries.items() if evaluations})
     first = next(iter(entries.values()))[0]
     clusters = [item.cluster for item in first.result.items]
-    names = list(entries)
-    family = [(b, a) for index, a in enumerate(names) for b in names[index + 1 :]]  # named by what was run, all of it
-    values = {value: _values(entries, value) for value in _measured(entries)}
-    differences = {value: _compare(entries, value, family, clusters) for value in values}
+    values = _values(entries)
     shares = _shares(first.task, values)
-    differences = {
-        value: {pair: _settled(c, lowest=-1.0, share=value in shares) for pair, c in pairs.items()}
-        for value, pairs in differences.items()
-    }
-    comparisons = differences.pop(first.primary)
+    fixed = {value: number for value, number in _declared(first.task, "by_definition", {}).items() if value in values}
+    made = []
+    for primary in first.columns:
+        own = [value for value in values if _column_of(value, first.columns) == primary]
+        differences = {
+            value: {
+                pair: _settled(c, share=value in shares)
+                for pair, c in _compare(values[value], clusters, without={UNTRAINED} if value in fixed else ()).items()
+            }
+            for value in own
+            if values[value].keys() == entries.keys()
+        }
+        intervals = {
+            value: {
+                name: _known(fixed[value], len(set(clusters)))
+                if name == UNTRAINED and value in fixed
+                else _settled(mean_interval(scores, rng=_rng(), clusters=clusters, share=value in shares))
+                for name, scores in values[value].items()
+            }
+            for value in own
+        }
+        column = _column(entries, primary, differences, values[primary], clusters, shares, fixed)
+        made.append((column, _scores(entries, column, intervals)))
+    return made
+
+
+def _column(
+    entries: Mapping[str, Sequence[Evaluation]],
+    primary: str,
+    differences: Mapping[str, Mapping[Pair, Difference]],
+    rows: Mapping[str, Scores],
+    clusters: Sequence[str],
+    shares: frozenset[str],
+    fixed: Mapping[str, float],
+) -> Column:
+    first, comparisons = next(iter(entries.values()))[0], differences[primary]
     does_rank = bool(_declared(first.task, "ranks", True))
-    adjusted = holm({pair: comparison.p_value for pair, comparison in comparisons.items()}, family)
-    claims = does_rank and any(c.claims for c in comparisons.values())
-    ranks = honest_ranks(comparisons, family) if claims else {}
-    column = Column(
+    last = primary == first.columns[-1]
+    measured = set().union(*(e.result.items[0].values for row in entries.values() for e in row))
+    return Column(
         task=first.task,
-        primary=first.primary,
+        primary=primary,
+        siblings=first.columns,
         revision=first.revision,
         settings=first.settings,
         version=first.version,
@@ -104,37 +171,51 @@ def compare_rows(entries: Mapping[str, Sequence[Evaluation]]) -> tuple[Column, d
         num_prompts=len(set(clusters)),
         shares=shares,
         comparisons=comparisons,
-        adjusted=adjusted,
-        improvements=_improvements(comparisons, values[first.primary], clusters) if does_rank else {},
+        adjusted=holm({pair: comparison.p_value for pair, comparison in comparisons.items()}, list(comparisons)),
+        improvements=_improvements(comparisons, rows, clusters) if does_rank else {},
         detectable=_detectable(comparisons) if does_rank else None,
-        others=differences,
-        rules={name: str(rule) for name in names if (rule := _rule(entries[name]))},
+        others={value: pairs for value, pairs in differences.items() if value != primary},
+        num_seeds={name: len(evaluations) for name, evaluations in entries.items() if name != UNTRAINED},
         ranks=does_rank,
-        beside=tuple(value for value in _declared(first.task, "beside", ()) if value in differences),
+        beside=tuple(value for value in _declared(first.task, "beside", ()) if last and value in measured),
+        by_definition=fixed,
     )
+
+
+def _scores(
+    entries: Mapping[str, Sequence[Evaluation]], column: Column, intervals: Mapping[str, Mapping[str, Interval]]
+) -> dict[str, Score]:
+    claims = column.ranks and any(c.claims for c in column.comparisons.values())
+    ranks = honest_ranks(column.comparisons, list(column.comparisons)) if claims else {}
     scores = {}
-    for name in names:
-        single = name != UNTRAINED and len(entries[name]) == 1
-        intervals = {
-            key: _settled(mean_interval(tables[name], rng=_rng(), clusters=clusters), lowest=0.0, share=key in shares)
-            for key, tables in values.items()
-        }
+    for name, evaluations in entries.items():
+        known = name not in column.lacking
         scores[name] = Score(
-            interval=intervals.pop(first.primary),
-            others=intervals,
-            rank=None if single else ranks.get(name),
-            difference=comparisons.get((name, UNTRAINED)),
-            p_holm=adjusted.get((name, UNTRAINED)) if ranks and not single else None,
-            metrics=_mean_metrics(entries[name]),
-            mean_length=mean(evaluation.mean_length for evaluation in entries[name]),
-            extras=tuple(evaluation.result.extras for evaluation in entries[name]),
+            interval=intervals[column.primary][name],
+            others={value: rows[name] for value, rows in intervals.items() if value != column.primary and name in rows},
+            rank=ranks.get(name) if known else None,
+            difference=column.comparisons.get((name, UNTRAINED)),
+            p_holm=column.adjusted.get((name, UNTRAINED)) if ranks and known else None,
+            metrics=_mean_metrics(evaluations),
+            mean_length=mean(evaluation.mean_length for evaluation in evaluations),
+            extras=tuple(evaluation.result.extras for evaluation in evaluations),
+            by_definition=name == UNTRAINED and column.primary in column.by_definition,
         )
-    return column, scores
+    return scores
+
+
+def _column_of(value: str, columns: Sequence[str]) -> str:
+    """The column that a value is shown with: `relative_margin` with `relative`; the last, where its name says none."""
+    return next((column for column in columns if value == column or value.startswith(f"{column}_")), columns[-1])
 
 
 def _valued(entries: Mapping[str, Sequence[Evaluation]]) -> dict[str, Sequence[Evaluation]]:
     """The rows on the items that rank all of them: one that a judge left without a verdict in any row pairs nothing."""
-    rows = {id(e): [e.primary in item.values for item in e.result.items] for row in entries.values() for e in row}
+    rows = {
+        id(e): [item.values.keys() >= set(e.columns) for item in e.result.items]
+        for row in entries.values()
+        for e in row
+    }
     if all(map(all, rows.values())):
         return dict(entries)
     common = [all(column) for column in zip(*rows.values(), strict=True)]
@@ -151,21 +232,17 @@ def _valued(entries: Mapping[str, Sequence[Evaluation]]) -> dict[str, Sequence[E
 
 
 def _compare(
-    entries: Mapping[str, Sequence[Evaluation]], value: str, family: Sequence[Pair], clusters: Sequence[str]
+    rows: Mapping[str, Scores], clusters: Sequence[str], *, without: Collection[str]
 ) -> dict[Pair, Difference]:
-    """Every pair of the family. The untrained model has no reward of its own: each row meets it by the row's rule."""
-    if not family:
-        return {}
-    rows = _values(entries, value)
-    aliases: dict[Pair, Pair] = {}
-    for first, second in family:
-        ruled = f"{value}_{_rule(entries[first])}"
-        if second == UNTRAINED and ruled in _measured(entries):
-            rows[ruled] = _values({UNTRAINED: entries[UNTRAINED]}, ruled)[UNTRAINED]
-            aliases[first, second] = (first, ruled)
-    asked = [aliases.get(pair, pair) for pair in family]
-    found = compare(rows, asked, rng=_rng(), clusters=clusters)
-    return {pair: found[alias] for pair, alias in zip(family, asked, strict=True)}
+    """Every pair of rows: the family, named by what was run, all of it."""
+    names = [name for name in rows if name not in without]
+    family = [(b, a) for index, a in enumerate(names) for b in names[index + 1 :]]
+    return compare(rows, family, rng=_rng(), clusters=clusters) if family else {}
+
+
+def _known(value: float, num_prompts: int) -> Interval:
+    """What needs no measuring: it may be off by nothing, and nothing is claimed of it."""
+    return Interval(value, value, value, 0.0, float(num_prompts - 1), (0,), num_prompts, claims=False)
 
 
 def _improvements(
@@ -179,31 +256,16 @@ def _improvements(
     }
 
 
-def _rule(evaluations: Sequence[Evaluation]) -> str | None:
-    """The rule by which a task measured a row, if rows differ in it (held_out: the reward of the row's method)."""
-    return evaluations[0].result.extras.get("rule")
-
-
-def _values(entries: Mapping[str, Sequence[Evaluation]], value: str) -> dict[str, Scores]:
-    """Each row's seeds by items; of a row without seeds, its items."""
-    tables = {
-        name: np.array([[item.values[value] for item in e.result.items] for e in evaluations], dtype=float)
-        for name, evaluations in entries.items()
-    }
-    return {name: table[0] if name == UNTRAINED else table for name, table in tables.items()}
-
-
-def _measured(entries: Mapping[str, Sequence[Evaluation]]) -> list[str]:
-    """The values that every item of every row has; of those that a rule decides, the primary and each rule's own."""
-    evaluations = [evaluation for row in entries.values() for evaluation in row]
-    everywhere = [
-        name
-        for name in evaluations[0].result.items[0].values
-        if all(name in item.values for evaluation in evaluations for item in evaluation.result.items)
-    ]
-    rules = {rule for row in entries.values() if (rule := _rule(row))}
-    ruled = {name for name in everywhere for rule in rules if f"{name}_{rule}" in everywhere}
-    return [name for name in everywhere if name not in ruled or name == evaluations[0].primary]
+def _values(entries: Mapping[str, Sequence[Evaluation]]) -> dict[str, dict[str, Scores]]:
+    """By value, then by row: seeds by items; of a row without seeds, its items. A row has what all its items have."""
+    names = dict.fromkeys(name for row in entries.values() for e in row for name in e.result.items[0].values)
+    made: dict[str, dict[str, Scores]] = {name: {} for name in names}
+    for row, evaluations in entries.items():
+        for name in names:
+            if all(name in item.values for e in evaluations for item in e.result.items):
+                table = np.array([[item.values[name] for item in e.result.items] for e in evaluations], dtype=float)
+                made[name][row] = table[0] if row == UNTRAINED else table
+    return {name: rows for name, rows in made.items() if rows}
 
 
 def _shares(task: str, values: Mapping[str, Mapping[str, Scores]]) -> frozenset[str]:
@@ -223,15 +285,10 @@ def _declared(task: str, fact: str, default: Any) -> Any:
     return getattr(TASKS[task].spec, fact, default) if task in TASKS else default
 
 
-def _settled(interval: Bounded, *, lowest: float, share: bool) -> Bounded:
-    """Within what is possible (a share lies in 0 … 1), and without a claim where the prompts are too few for one."""
+def _settled(interval: Bounded, *, share: bool = False) -> Bounded:
+    """A difference of shares within what is possible, and no claim where the prompts are too few for one."""
     if share:
-        low, high = max(interval.low, lowest), min(interval.high, 1.0)
-        if lowest == 0 and interval.se == 0 and interval.estimate in (0.0, 1.0):
-            # nothing varied, which does not mean that nothing can: the exact interval of n of n prompts
-            edge = 0.025 ** (1 / interval.num_prompts)
-            low, high = (edge, 1.0) if interval.estimate else (0.0, 1 - edge)
-        interval = dataclasses.replace(interval, low=low, high=high)
+        interval = dataclasses.replace(interval, low=max(interval.low, -1.0), high=min(interval.high, 1.0))
     if interval.num_prompts >= FEWEST_PROMPTS:
         return interval
     if isinstance(interval, Difference):

@@ -6,11 +6,15 @@ import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.results.tuned_methods import is_tuned, untuned
 from registry import flatten
 
+if TYPE_CHECKING:
+    from benchmarks.results.results import Run
+
+VERIFIED_DATA = "constraints"  # the data set whose prompts bring verifiers
 UNTRAINED = "untrained"  # the name of the base model's row
 
 
@@ -81,6 +85,16 @@ def control(hyperparameters: Mapping[str, Any]) -> str | None:
         if part and field == "adversarial" and value is False:
             return f"baseline: {part} does not learn against the policy"
     return None
+
+
+def rewards_of(run: Run) -> frozenset[str]:
+    """What rewarded a run's samples in training, of what may also judge a task: `verifiers`.
+
+    They did where its samples were rewarded by them (`sampling.verifier_weight`) on data that brings verifiers.
+    """
+    weighed = run.hyperparameters.get("sampling.verifier_weight") or 0
+    logged = any(key.endswith("/reward/verified") for step in run.steps for key in step)
+    return frozenset({"verifiers"} if weighed > 0 and (logged or run.data["name"] == VERIFIED_DATA) else ())
 
 
 def label(method: str, shown: Mapping[str, Any]) -> str:

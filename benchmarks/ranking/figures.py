@@ -18,8 +18,8 @@ def value(number: float | None, *, share: bool = False, signed: bool = False, de
 
 
 def has_bounds(of: Interval) -> bool:
-    """Whether its bounds are printed: from fewer prompts they mean nothing."""
-    return of.num_prompts >= FEWEST_PROMPTS
+    """Whether its bounds are printed: from fewer prompts they mean nothing, and what is so by definition has none."""
+    return of.num_prompts >= FEWEST_PROMPTS and (of.low < of.high or of.claims)
 
 
 def interval(of: Interval, *, share: bool = False, signed: bool = False) -> str:

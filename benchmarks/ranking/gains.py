@@ -41,10 +41,12 @@ def _gain(row: Row, plain: Iterable[Row], column: Column) -> str | None:
     if not same:
         return None
     default = min(same, key=lambda other: len(other.changed))
-    compared, _ = compare_rows({"default": _evaluations(default, column), "tuned": _evaluations(row, column)})
-    share = column.primary in column.shares
-    gain = figures.interval(compared.comparisons["tuned", "default"], share=share, signed=True)
-    return f"{default.name} {gain}{' points' if share else ''}"
+    found = compare_rows({"default": _evaluations(default, column), "tuned": _evaluations(row, column)})
+    compared = next(other for other, _ in found if other.primary == column.primary)
+    difference = compared.comparisons["tuned", "default"]
+    gain = figures.interval(difference, share=column.share, signed=True)
+    claim = "" if difference.claims else " (too few seeds or prompts for a claim)"
+    return f"{default.name} {gain}{' points' if column.share else ''}{claim}"
 
 
 def _evaluations(row: Row, column: Column) -> list[Evaluation]:

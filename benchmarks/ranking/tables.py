@@ -14,18 +14,19 @@ from typing import Any
 
 from benchmarks.ranking.board import Cost, Leaderboard, Row, Table, machines
 from benchmarks.ranking.columns import Column, compare_rows, mean
-from benchmarks.ranking.descriptions import changed, control, describe, label, shared_settings
+from benchmarks.ranking.descriptions import changed, control, describe, label, rewards_of, shared_settings
 from benchmarks.ranking.gains import with_gains
 from benchmarks.results import declared_runs, learning_rates, tuned_methods
 from benchmarks.results.results import BASE, Evaluation, Run, Store, load
 from benchmarks.results.tuned_methods import SUFFIX, is_tuned, untuned
+from benchmarks.statistics.significance import FEWEST_SEEDS
 from benchmarks.tasks import load_tasks
 from registry.datasets import DATASETS
 
 CONTAMINATED = 0.01  # of a task's prompts, trained on: above, the task is left out
 SEEDS_NEEDED = (
-    "One seed says nothing about the method: no rank and no significance is given. "
-    "Run more seeds (--seeds 0,1,2) before anything is claimed."
+    f"Ranks and p-values need at least {FEWEST_SEEDS} seeds in both rows: fewer say too little about a method, "
+    "and nothing is claimed of them. Run more (--seeds 0,1,2)."
 )
 
 
@@ -106,9 +107,14 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
     own = [{name: value for name, value in mine.items() if name not in common} for mine in own]
     names = [label(group[0].method, mine) for group, mine in zip(groups, own, strict=True)]
     for version in versions.values():
-        column, scored = compare_rows({name: _evaluations(g, version) for name, g in zip(names, groups, strict=True)})
-        columns.append(column)
-        scores[column.task] = scored
+        entries = {name: _evaluations(group, version) for name, group in zip(names, groups, strict=True)}
+        for column, scored in compare_rows(entries):
+            columns.append(column)
+            scores[column.key] = {
+                name: dataclasses.replace(score, rewarded_by=_rewarded_by(column, group))
+                for name, group in zip(names, groups, strict=True)
+                if (score := scored.get(name)) is not None
+            }
     rows = [
         Row(
             name=name,
@@ -117,7 +123,7 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
             changed=mine,
             control=control(group[0].hyperparameters),
             runs=tuple(group),
-            scores={task: scored[name] for task, scored in scores.items() if name in scored},
+            scores={key: scored[name] for key, scored in scores.items() if name in scored},
             cost=_cost(group, groups),
         )
         for name, group, mine in zip(names, groups, own, strict=True)
@@ -128,13 +134,30 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
     plain = [(row.name, row.method, row.hyperparameters) for row in rows if not is_tuned(row.method)]
     if sentence := learning_rates.learning_rate_note(plain, facts.model["name"]):
         notes += (sentence,)
-    single = sorted({row.name for row in rows if len(row.seeds) == 1})
-    if single:
-        every = len(single) == sum(bool(row.seeds) for row in rows)
-        notes += (f"{SEEDS_NEEDED} One seed{' in every row' if every else ': ' + '; '.join(single)}.",)
+    if sentence := _too_few_seeds(columns):
+        notes += (sentence,)
     notes += tuned_methods.notes({row.name: row.runs[0].tuning for row in rows if row.runs[0].tuning})
     judging = [column for column in columns if column.ranks] or columns
     return Table(facts.model, facts.data, facts.training, tuple(columns), _ordered(rows, judging), notes)
+
+
+def _rewarded_by(column: Column, runs: Sequence[Run]) -> str | None:
+    """What judges a column, where the row's samples were rewarded in training by the same."""
+    return column.judges_by if column.judges_by in rewards_of(runs[0]) else None
+
+
+def _too_few_seeds(columns: Iterable[Column]) -> str:
+    """Which rows lack how many seeds, and in which columns, if not in all; nothing where none does."""
+    judging = [column for column in columns if column.ranks]
+    groups: dict[tuple[tuple[str, int], ...], list[str]] = {}
+    for column in judging:
+        groups.setdefault(tuple(column.lacking.items()), []).append(column.name)
+    told = []
+    for lacking, names in groups.items():
+        if lacking:
+            rows = ", ".join(f"{name} has {number}" for name, number in lacking)
+            told.append(rows + (f" in {' and '.join(names)}" if len(names) < len(judging) else ""))
+    return f"{SEEDS_NEEDED} Too few: {'; '.join(told)}." if told else ""
 
 
 def _distinguished(tables: Sequence[Table]) -> tuple[Table, ...]:
@@ -163,7 +186,7 @@ def _facts(table: Table) -> dict[str, str]:
     }
     budgets = [str(row.runs[0].tuning.get("budget")) for row in table.rows if is_tuned(row.method)]
     tuning = f"tuned ({budgets[0]})" if budgets else "as given"
-    tasks = " and ".join(column.task for column in table.columns)
+    tasks = " and ".join(dict.fromkeys(column.task for column in table.columns))
     return training | hashes | {"hyperparameters": tuning} | settings | {"of": tasks}
 
 
@@ -207,15 +230,17 @@ def _is_objective_of(alone: Run, run: Run) -> bool:
 
 
 def _ordered(rows: Iterable[Row], columns: Sequence[Column]) -> tuple[Row, ...]:
-    """By rank, then by the first column's score; in the order of names where nothing is ranked."""
+    """By the rank and the score in the first column that ranks any; in the order of names where nothing is ranked."""
+    listed = list(rows)
+    ranked = [c for c in columns if any(row.scores[c.key].rank is not None for row in listed if c.key in row.scores)]
 
     def place(row: Row) -> tuple[Any, ...]:
-        score = row.scores.get(columns[0].task) if columns else None
+        score = row.scores.get(ranked[0].key) if ranked else None
         if score is None or score.rank is None:
             return (1, row.method != BASE, row.name)
         return (0, score.rank, -score.interval.estimate)
 
-    return tuple(sorted(rows, key=place))
+    return tuple(sorted(listed, key=place))
 
 
 def _family_sentence(table: Table, families: Sequence[Mapping[str, Any]]) -> str:

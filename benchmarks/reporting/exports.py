@@ -19,7 +19,7 @@ from experiments.manifest import write_atomically, write_json
 CSV_FIELDS = (
     *("table", "model", "adaptation", "data", "tokens", "method", "hyperparameters", "control", "seeds"),
     *("task", "revision", "settings", "value", "items", "prompts", "rank", "estimate", "low", "high"),
-    *("difference", "difference_low", "difference_high", "p_holm", "mean_length"),
+    *("difference", "difference_low", "difference_high", "p_holm", "mean_length", "by_definition", "rewarded_by"),
     *("wall_seconds", "tokens_per_second", "peak_memory_bytes", "overhead"),
 )
 
@@ -53,7 +53,10 @@ def markdown(board: Leaderboard) -> str:
 
 
 def comma_separated(board: Leaderboard) -> str:
-    """One line for each row, task and value that tables show, numbers unrounded and not in per cent."""
+    """One line for each row, task and value that tables show, numbers unrounded and not in per cent.
+
+    `by_definition` marks what was not measured, `rewarded_by` a row that was trained on what judges it.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
@@ -61,9 +64,9 @@ def comma_separated(board: Leaderboard) -> str:
         for row in table.rows:
             shared = _row_facts(table, row) | {"table": index}
             for column in table.columns or ():
-                if score := row.scores.get(column.task):
+                if score := row.scores.get(column.key):
                     writer.writerow(shared | _score_facts(column, score))
-                    for value in column.beside:
+                    for value in (value for value in column.beside if value in score.others):
                         writer.writerow(
                             shared | _score_facts(column, score) | _beside_facts(column, row.name, score, value)
                         )
@@ -120,6 +123,8 @@ def _score_facts(column: Column, score: Score) -> dict[str, Any]:
         "rank": score.rank,
         "p_holm": score.p_holm,
         "mean_length": score.mean_length,
+        "by_definition": score.by_definition or None,
+        "rewarded_by": score.rewarded_by,
         **_figures(score.interval, score.difference),
     }
 
@@ -164,20 +169,25 @@ def _column_json(column: Column) -> dict[str, Any]:
         ranking = difference["value"] == column.primary
         difference["p_holm"] = column.adjusted[pair] if ranking else None
         difference["probability_of_improvement"] = column.improvements.get(pair) if ranking else None
-    keys = ("task", "primary", "beside", "ranks", "revision", "settings", "num_items", "num_prompts", "detectable")
+    keys = (
+        *("key", "name", "task", "primary", "beside", "ranks", "revision", "settings", "num_items", "num_prompts"),
+        *("detectable", "lacking", "judges_by"),
+    )
     return {key: getattr(column, key) for key in keys} | {"differences": differences}
 
 
 def _row_json(table: Table, row: Row) -> dict[str, Any]:
     scores = {
-        task: {
+        key: {
             "rank": score.rank,
+            "by_definition": score.by_definition,
+            "rewarded_by": score.rewarded_by,
             "interval": vars(score.interval),
             "others": {name: vars(interval) for name, interval in score.others.items()},
             "metrics": dict(score.metrics),
             "mean_length": score.mean_length,
         }
-        for task, score in row.scores.items()
+        for key, score in row.scores.items()
     }
     return _row_facts(table, row) | {
         "name": row.name,

@@ -10,7 +10,14 @@ from benchmarks.reporting.text import cells, headings, sentences
 
 SPECIAL = re.compile(r"[&%$#_{}~^\\]")
 WRITTEN = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-SYMBOLS = {figures.MINUS: "$-$", "±": r"$\pm$", "†": r"$\dagger$", figures.NONE: "--", "·": r"$\cdot$"}
+SYMBOLS = {
+    figures.MINUS: "$-$",
+    "±": r"$\pm$",
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    figures.NONE: "--",
+    "·": r"$\cdot$",
+}
 
 
 LEFT_OUT = ("rank (", "tokens/s", "peak memory")  # a page is narrower than a screen; the CSV beside it has them

@@ -62,16 +62,16 @@ def _section(table: Table, board: Leaderboard) -> dict[str, Any]:
         "summary": [sentence for column in table.ranked if (sentence := _summary(column))],
         "sentences": sentences(table),
         "lengths": any(
-            row.scores[column.task].mean_length is not None
+            row.scores[column.key].mean_length is not None
             for row in table.rows
             for column in table.ranked
-            if column.task in row.scores
+            if column.key in row.scores
         ),
         "differences": [
             _differences(table, column, value)
             for column in table.ranked
             if column.comparisons
-            for value in (None, *column.beside)
+            for value in (None, *(value for value in column.beside if value in column.others))
         ],
         "others": [
             _differences(table, column, name)
@@ -141,7 +141,7 @@ def _differences(table: Table, column: Column, other: str | None = None) -> dict
         groups[_kind(pair, rows)].append(entry)
     folded = {title: entries for title, entries in groups.items() if title == PAIRS[-1] and len(entries) > PAIRS_SHOWN}
     return {
-        "name": column.name if other is None else f"{column.task} {other}",
+        "name": f"{column.task} {column.heading(other or column.primary)}",
         "unit": "points" if share else "",
         "shown": {title: entries for title, entries in groups.items() if entries and title not in folded},
         "folded": folded,
@@ -171,9 +171,9 @@ def _families(table: Table) -> list[dict[str, Any]]:
     for column in table.columns:
         for key, noun in FAMILIES.items():
             counts = {
-                row.name: [extras[key] for extras in row.scores[column.task].extras if extras.get(key)]
+                row.name: [extras[key] for extras in row.scores[column.key].extras if extras.get(key)]
                 for row in table.rows
-                if column.task in row.scores
+                if column.key in row.scores
             }
             counts = {name: seeds for name, seeds in counts.items() if seeds}
             kinds = {kind: seeds[0][kind]["count"] for seeds in counts.values() for kind in seeds[0]}
@@ -205,18 +205,19 @@ def _calibration(table: Table, styles: Mapping[str, int]) -> list[Markup]:
         lines = [
             svg.Curve(row.name, points, styles[row.name])
             for row in table.rows
-            if (score := row.scores.get(column.task)) and (points := _bins(score))
+            if (score := row.scores.get(column.key)) and (points := _bins(score, column))
         ]
         if lines:
-            panels.append(svg.reliability(f"{column.task}: accuracy over confidence", lines))
+            panels.append(svg.reliability(f"{column.name}: accuracy over confidence", lines))
     return panels
 
 
-def _bins(score: Score) -> tuple[tuple[float, float], ...]:
+def _bins(score: Score, column: Column) -> tuple[tuple[float, float], ...]:
     """Confidence and accuracy of each bin, weighted over seeds by how much fell into it."""
     totals: dict[float, Counter[str]] = {}
     for extras in score.extras:
-        for place, entry in enumerate(extras.get("reliability") or ()):
+        found = extras.get("reliability") or ()
+        for place, entry in enumerate(found.get(column.primary, ()) if isinstance(found, dict) else found):
             if entry["count"]:
                 total = totals.setdefault(entry.get("low", place), Counter())
                 total.update(count=entry["count"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import rich.table
@@ -13,7 +14,7 @@ from rich.measure import Measurement
 from benchmarks.ranking import figures
 from benchmarks.ranking.board import Row, Table
 from benchmarks.ranking.columns import Column
-from benchmarks.reporting.text import mean_length, sentences, value_heading
+from benchmarks.reporting.text import REWARDED, from_untrained, mean_length, sentences, value_heading, value_of
 
 WIDEST = 1000  # more than any table wants
 
@@ -25,9 +26,10 @@ def terminal_tables(table: Table, console: Console) -> list[rich.table.Table]:
     """
     whole = _table(table, table.ranked)
     wanted = Measurement.get(console, console.options.update_width(WIDEST), whole).maximum
-    if wanted <= console.width or len(table.ranked) < 2:
+    tasks = dict.fromkeys(column.task for column in table.ranked)
+    if wanted <= console.width or len(tasks) < 2:
         return [whole]
-    parts = [_table(table, [column]) for column in table.ranked]
+    parts = [_table(table, [column for column in table.ranked if column.task == task]) for task in tasks]
     for part in parts[:-1]:
         part.caption = None
     return parts
@@ -42,8 +44,9 @@ def _table(table: Table, columns: Sequence[Column]) -> rich.table.Table:
     shown.caption = escape("\n".join([*controls, *sentences(table)]))
     names = ["method"]
     for column in columns:
-        names += ["#", column.task + ("\n%" if column.share else ""), "against\nuntrained"]
-        names += [value_heading(column, value).replace("_", " ") for value in column.beside]
+        names += ["rank", _heading(column, column.primary)]
+        names += ["against\nuntrained"] if column.has_untrained else []
+        names += [_heading(column, value) for value in column.beside]
     for heading in (*names, "mean\nlength", "time", "over-\nhead"):
         first, narrowest = heading == "method", max(map(len, heading.split("\n")))
         shown.add_column(
@@ -58,17 +61,33 @@ def _table(table: Table, columns: Sequence[Column]) -> rich.table.Table:
     return shown
 
 
+def _heading(column: Column, value: str) -> str:
+    """The task on a line of its own, for the first of its columns: `held_out`, below it `own reward %`."""
+    words = value_heading(column, value).replace("_", " ")
+    lines = [column.task, *_folded(words)] if value == column.primary else _folded(words)
+    return "\n".join(lines)
+
+
+def _folded(words: str) -> list[str]:
+    """In lines of about a dozen characters."""
+    return textwrap.wrap(words, 12, break_long_words=False)
+
+
 def _cells(table: Table, row: Row, columns: Sequence[Column]) -> list[str]:
     name = row.name.replace(", ", ",\n  ")  # a setting a line
     cells = [f"{name} †" if row.control else name]
     for column in columns:
-        score = row.scores.get(column.task)
-        if score is None:
-            cells += [figures.NONE] * (3 + len(column.beside))
-            continue
-        cells += [str(score.rank or figures.NONE), figures.plus_minus(score.interval, share=column.share)]
-        against = score.difference
-        cells.append(figures.plus_minus(against, share=column.share, signed=True) if against else figures.NONE)
-        cells += [figures.plus_minus(score.others[value], share=value in column.shares) for value in column.beside]
+        score = row.scores.get(column.key)
+        cells.append(str((score and score.rank) or figures.NONE))
+        for value in (column.primary, *column.beside):
+            interval, share = value_of(column, score, value), value in column.shares
+            mark = f" {REWARDED}" if score and score.rewarded_by and value == column.primary else ""
+            # what is compared with nothing is shown without its bounds: the report has them
+            known = value == column.primary or value in column.others
+            shown = figures.plus_minus if known else figures.estimate
+            cells.append(shown(interval, share=share) + mark if interval else figures.NONE)
+            if value == column.primary and column.has_untrained:
+                against = from_untrained(column, row.name, value)
+                cells.append(figures.plus_minus(against, share=share, signed=True) if against else figures.NONE)
     clock = figures.clock(row.cost.wall_seconds)
     return [*cells, figures.length(mean_length(table, row)), clock, figures.per_cent(row.cost.overhead)]

@@ -7,9 +7,11 @@ from typing import Any
 
 from benchmarks.ranking import figures
 from benchmarks.ranking.board import Row, Table
-from benchmarks.ranking.columns import Column
+from benchmarks.ranking.columns import Column, Score
 from benchmarks.ranking.descriptions import UNTRAINED
-from benchmarks.statistics.significance import Difference
+from benchmarks.statistics.significance import Difference, Interval
+
+REWARDED = "‡"  # beside a figure of a row that was rewarded in training by what judges the column
 
 
 def sentences(table: Table) -> list[str]:
@@ -17,30 +19,33 @@ def sentences(table: Table) -> list[str]:
     detectable = [
         sentence for column in table.ranked if (sentence := figures.few(column) or figures.detectable(column))
     ]
-    ruled = [
-        f"{column.name} is by the reward of each row's own method ({', '.join(sorted(set(column.rules.values())))}); "
-        "against the untrained model like is compared with like."
+    explained = [sentence for column in table.ranked if column.is_first for sentence in column.explained]
+    rewarded = [
+        f"{REWARDED} {column.name}: rewarded in training by what judges here ({column.judges_by}): {', '.join(names)}."
         for column in table.ranked
-        if column.rules
+        if (names := [row.name for row in table.rows if (s := row.scores.get(column.key)) and s.rewarded_by])
     ]
     plumbing = [
         f"{column.name} is no measure of quality: {reason}."
         for column in table.columns
+        if column.is_first
         for reason in sorted(
             {str(extras["plumbing_only"]) for extras in _extras(table, column) if extras.get("plumbing_only")}
         )
     ]
-    biased = [sentence for column in table.columns if (sentence := _position_bias(table, column))]
-    return [*table.notes, *plumbing, *biased, *ruled, *detectable]
+    biased = [said for column in table.columns if column.is_first and (said := _position_bias(table, column))]
+    return [*table.notes, *explained, *rewarded, *plumbing, *biased, *detectable]
 
 
 def headings(table: Table) -> list[str]:
     """Of the columns of `cells`."""
     names = ["method", "seeds"]
     for column in table.ranked:
-        names += [f"rank ({column.task})", column.name + (" %" if column.share else ""), "against untrained"]
+        names += [f"rank ({column.key})", f"{column.task} {value_heading(column, column.primary)}"]
+        names += ["against untrained"] if column.has_untrained else []
         for value in column.beside:
-            names += [f"{column.task} {value_heading(column, value)}", "against untrained"]
+            names.append(f"{column.task} {value_heading(column, value)}")
+            names += ["against untrained"] if value in column.others else []
     return [*names, "mean length", "time", "tokens/s", "peak memory", "overhead"]
 
 
@@ -49,17 +54,15 @@ def cells(table: Table) -> Iterator[list[str]]:
     for row in table.rows:
         cells = [row.name + (f" ({row.control})" if row.control else ""), str(len(row.seeds) or figures.NONE)]
         for column in table.ranked:
-            score = row.scores.get(column.task)
-            if score is None:
-                cells += [figures.NONE] * (3 + 2 * len(column.beside))
-                continue
-            cells.append(str(score.rank or figures.NONE))
-            shown = [(column.primary, score.interval, score.difference)]
-            shown += [(value, score.others[value], from_untrained(column, row.name, value)) for value in column.beside]
-            for value, interval, against in shown:
-                share = value in column.shares
-                cells.append(figures.interval(interval, share=share))
-                cells.append(figures.interval(against, share=share, signed=True) if against else figures.NONE)
+            score = row.scores.get(column.key)
+            cells.append(str((score and score.rank) or figures.NONE))
+            for value in (column.primary, *column.beside):
+                share, interval = value in column.shares, value_of(column, score, value)
+                mark = f" {REWARDED}" if score and score.rewarded_by and value == column.primary else ""
+                cells.append(figures.interval(interval, share=share) + mark if interval else figures.NONE)
+                if column.has_untrained if value == column.primary else value in column.others:
+                    against = from_untrained(column, row.name, value)
+                    cells.append(figures.interval(against, share=share, signed=True) if against else figures.NONE)
         cost = row.cost
         cells += [figures.length(mean_length(table, row)), figures.seconds(cost.wall_seconds)]
         cells += [figures.length(cost.tokens_per_second), figures.memory(cost.peak_memory_bytes)]
@@ -67,19 +70,27 @@ def cells(table: Table) -> Iterator[list[str]]:
 
 
 def value_heading(column: Column, value: str) -> str:
-    """Of a value beside the primary."""
-    return value + (" %" if value in column.shares else "")
+    """`own reward %`"""
+    return column.heading(value) + (" %" if value in column.shares else "")
+
+
+def value_of(column: Column, score: Score | None, value: str) -> Interval | None:
+    """The primary's interval or that of a value beside it; None where the row has none."""
+    if score is None:
+        return None
+    return score.interval if value == column.primary else score.others.get(value)
 
 
 def mean_length(table: Table, row: Row) -> float | None:
     """Of the first task that judges what it generates."""
-    lengths = [row.scores[column.task].mean_length for column in table.ranked if column.task in row.scores]
+    lengths = [row.scores[column.key].mean_length for column in table.ranked if column.key in row.scores]
     return next((length for length in lengths if length is not None), None)
 
 
 def from_untrained(column: Column, row: str, value: str) -> Difference | None:
-    """What a value beside the primary differs by from the untrained model."""
-    return column.others[value].get((row, UNTRAINED))
+    """What a value differs by from the untrained model, where it is compared with it."""
+    pairs = column.comparisons if value == column.primary else column.others.get(value, {})
+    return pairs.get((row, UNTRAINED))
 
 
 def _position_bias(table: Table, column: Column) -> str | None:
@@ -98,5 +109,5 @@ def _position_bias(table: Table, column: Column) -> str | None:
 
 def _extras(table: Table, column: Column) -> Iterator[Mapping[str, Any]]:
     for row in table.rows:
-        if column.task in row.scores:
-            yield from row.scores[column.task].extras
+        if column.key in row.scores:
+            yield from row.scores[column.key].extras

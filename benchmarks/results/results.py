@@ -24,7 +24,7 @@ class Evaluation:
     """What one task said about one run."""
 
     task: str
-    primary: str  # the item value that ranks
+    columns: tuple[str, ...]  # the item values that rank
     result: TaskResult
     settings: Mapping[str, Any]
     revision: int
@@ -177,10 +177,13 @@ def _read_evaluation(path: Path) -> Evaluation:
     if not items:
         raise Damaged("holds no items")
     task = str(document.get("task") or path.name.removesuffix(".json").rpartition("-")[0])
+    withdrawn: Mapping[int, str] = getattr(TASKS[task].spec, "withdrawn", {}) if task in TASKS else {}
+    if revision in withdrawn:
+        raise Damaged(f"{task} of revision {revision} {withdrawn[revision]}; the same command measures it anew")
     responses = path.parent / Path(str(result.extras.get("responses"))).name
     evaluation = Evaluation(
         task=task,
-        primary=str(document.get("primary") or _primary(task, items[0])),
+        columns=_columns(document, task, items[0]),
         result=result,
         settings=settings,
         revision=revision,
@@ -189,18 +192,22 @@ def _read_evaluation(path: Path) -> Evaluation:
         responses=responses if responses.is_file() else None,
         trained_on=float(document.get("trained_on") or 0.0),
     )
-    valued = sum(evaluation.primary in item.values for item in items)
     unjudged = result.extras.get("unjudged")  # a judge's: then an item may be without a value
-    if not valued and unjudged:
-        raise Damaged(f"no rate: {unjudged}")
-    if valued < len(items) and not unjudged:
-        raise Damaged(f"an item has no {evaluation.primary!r}, which ranks {task}")
+    for value in evaluation.columns:
+        valued = sum(value in item.values for item in items)
+        if not valued and unjudged:
+            raise Damaged(f"no rate: {unjudged}")
+        if valued < len(items) and not unjudged:
+            raise Damaged(f"an item has no {value!r}, which ranks {task}")
     return evaluation
 
 
-def _primary(task: str, item: Item) -> str:
-    """What a registered task says; the first value of one that is not."""
-    return str(TASKS[task].spec.primary) if task in TASKS else next(iter(item.values))
+def _columns(document: Mapping[str, Any], task: str, item: Item) -> tuple[str, ...]:
+    """What the result says, or a registered task; the first value of one that is not. `primary` is how it was said
+    when a task had one column."""
+    if said := document.get("columns") or ([document["primary"]] if document.get("primary") else None):
+        return tuple(map(str, said))
+    return tuple(TASKS[task].spec.columns) if task in TASKS else (next(iter(item.values)),)
 
 
 def _mean_length(result: TaskResult) -> float | None:

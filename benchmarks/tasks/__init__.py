@@ -51,10 +51,10 @@ class Subject:
     tokenizer: PreTrainedTokenizerBase
     held_out: tuple[Example, ...]
     reference: ReferenceLogps  # of the held-out examples
-    uses_reference: bool  # whether the method's own implicit reward is relative to the reference
     folder: Path  # where a task may leave its responses: evaluations/ of the run
     progress: Callable[[int, int], None] = lambda done, total: None
     method: Method | None = None  # as it was trained; None for the untrained model
+    seed: int | None = None  # of the run, which its samples are drawn with; None for the untrained model
     untrained: Callable[[], Policy] | None = None  # loads what training started from, for a policy without an adapter
     asked: set[str] = field(default_factory=set)  # hashes of the prompts that it was asked; filled on the way
 
@@ -65,13 +65,21 @@ class Task(Protocol):
 
     name: ClassVar[str]
     revision: ClassVar[int]  # raised when scores stop being comparable
-    primary: ClassVar[str]  # the item value and metric that ranks
-    # A task may also say `ranks: ClassVar[bool] = False`, if it describes and does not judge, and which of its values
-    # are shares of 0 … 1, `shares: ClassVar[frozenset[str]]`, where that cannot be seen from their range, and which
-    # stand beside the primary in every table, `beside: ClassVar[tuple[str, ...]]`, where a result has them. One that
-    # needs held-out pairs says `needs_pairs: ClassVar[bool] = True`; one whose public leaderboard may stand beside ours
-    # says `published: ClassVar[bool] = True`. One that generates tells the plan how many responses of at most how many
-    # tokens: the property `answers`, a tuple. One that needs a judge, a key or a file looks for it in `check_ready()`.
+    columns: ClassVar[tuple[str, ...]]  # the item values that rank, each one measure and a column of its own
+    # A task may also say, as class variables:
+    # `ranks: bool = False`          it describes and does not judge
+    # `shares: frozenset[str]`       the values that are shares of 0 … 1, where their range does not show it
+    # `beside: tuple[str, ...]`      the values that stand unranked beside the last column, where a row has them
+    # `headings: Mapping[str, str]`  what a reader calls a value
+    # `explained: tuple[str, ...]`   sentences that a reader of its columns needs
+    # `by_definition: Mapping[str, float]`  what the untrained model has of a value without being measured: it is shown,
+    #                                       never ranked, and no row is compared with it
+    # `judges_by: str`               "verifiers", if rows may have been rewarded in training by what judges here
+    # `withdrawn: Mapping[int, str]` revisions whose results are left out, with the reason
+    # `needs_pairs: bool = True`     it needs held-out pairs
+    # `published: bool = True`       its public leaderboard may stand beside ours
+    # One that generates tells the plan how many responses of at most how many tokens: the property `answers`, a tuple.
+    # One that needs a judge, a key or a file looks for it in `check_ready()`.
 
     def evaluate(self, subject: Subject) -> TaskResult: ...
 

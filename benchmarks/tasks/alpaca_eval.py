@@ -73,7 +73,7 @@ class AlpacaEval(Generation):
     name: ClassVar[str] = "alpaca_eval"
     published: ClassVar[bool] = True  # its public leaderboard may stand beside ours
     revision: ClassVar[int] = 3
-    primary: ClassVar[str] = "win_rate"
+    columns: ClassVar[tuple[str, ...]] = ("win_rate",)
     total: ClassVar[int] = 805
     beside: ClassVar[tuple[str, ...]] = CONTROLLED
     shares: ClassVar[frozenset[str]] = frozenset({"win_rate", "judged", "finished", *CONTROLLED})
@@ -97,7 +97,8 @@ class AlpacaEval(Generation):
         refuse_training_reward(judge, subject.folder.parent)
         prompts = choose_prompts(load_prompts(), self.num_prompts, of=self.name)
         difficulty = self._difficulty(prompts)
-        answers = respond(subject, self.name, {prompt.id: prompt.text for prompt in prompts}, self.decoding)
+        decoding = self.decoding_of(subject.seed)
+        answers = respond(subject, self.name, {prompt.id: prompt.text for prompt in prompts}, decoding)
         references = {prompt.id: prompt.reference for prompt in prompts}
         compared = self.decoding
         if self.baseline_temperature is not None:
@@ -136,7 +137,8 @@ class AlpacaEval(Generation):
             "position_bias": bias,
             "unjudged": None if unjudged is None else unjudged.sentence,
             "alpaca_eval_files": folder,
-            "responses": responses_path(subject.folder, self.name, self.decoding).name,
+            "responses": responses_path(subject.folder, self.name, decoding).name,
+            "sampling_seed": decoding.seed if decoding.temperature > 0 else None,
         }
         return TaskResult(_metrics(items, bias), items, extras)
 

@@ -31,6 +31,8 @@ class Baseline:
 def baseline_of(name: str, evaluations: Path, task: str, decoding: Decoding, references: Mapping[str, str]) -> Baseline:
     """The baseline `gpt4`, `base` or the id of a run, for the run whose evaluations/ folder is given.
 
+    `decoding` is the task's, without a run's seed.
+
     ValueError where the other run is not there, is of another model (`base`), or has not answered these prompts with
     these settings.
     """
@@ -39,7 +41,8 @@ def baseline_of(name: str, evaluations: Path, task: str, decoding: Decoding, ref
     runs = evaluations.parent.parent
     folders = _untrained(runs, evaluations.parent) if name == UNTRAINED else [_run(runs, name)]
     for folder in folders:
-        answers = {a.id: a.response for a in read_responses(responses_path(folder / "evaluations", task, decoding))}
+        path = responses_path(folder / "evaluations", task, decoding.of_run(_spec(folder).get("seed")))
+        answers = {a.id: a.response for a in read_responses(path)}
         if references.keys() <= answers.keys():
             return Baseline(f"{name}-{folder.name}" if name == UNTRAINED else name, {i: answers[i] for i in references})
     whose = "the untrained model" if name == UNTRAINED else f"run {name}"

@@ -25,7 +25,8 @@ class Constraints(Generation):
 
     name: ClassVar[str] = "constraints"
     revision: ClassVar[int] = 1
-    primary: ClassVar[str] = "prompt_strict"
+    columns: ClassVar[tuple[str, ...]] = ("prompt_strict",)
+    judges_by: ClassVar[str] = "verifiers"
     total: ClassVar[int] = 200
 
     max_new_tokens: int = 64  # what the training samples were given
@@ -33,7 +34,7 @@ class Constraints(Generation):
     def evaluate(self, subject: Subject) -> TaskResult:
         """One item for each prompt. Raises ValueError for an impossible subset."""
         prompts = choose_prompts(load_prompts("test"), self.num_prompts, of=self.name)
-        return follow(subject, self.name, prompts, self.decoding, check, counted="by_family")
+        return follow(subject, self.name, prompts, self.decoding_of(subject.seed), check, counted="by_family")
 
 
 def check(prompt: ConstraintPrompt, response: str) -> tuple[InstructionVerdict, ...]:

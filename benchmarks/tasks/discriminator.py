@@ -49,8 +49,8 @@ class DiscriminatorTask:
     """One item for each response. A run that learned no judge still has its implicit reward and its length."""
 
     name: ClassVar[str] = "discriminator"
-    revision: ClassVar[int] = 1
-    primary: ClassVar[str] = "oracle"
+    revision: ClassVar[int] = 2
+    columns: ClassVar[tuple[str, ...]] = ("oracle",)
     ranks: ClassVar[bool] = False
 
     oracle: str = "constraints"  # or ifeval, or reward:FOLDER_OR_HUB_ID on IFEval's prompts
@@ -108,7 +108,15 @@ class DiscriminatorTask:
             Item(key, question.id, entry) for (key, _, question, _), entry in zip(sampled, values, strict=True)
         )
         temperatures = [temperature for _, temperature, _, _ in sampled]
-        return TaskResult(_metrics(items), items, {"correlations": correlations(items, temperatures), "judge": judges})
+        return TaskResult(
+            _metrics(items),
+            items,
+            {
+                "correlations": correlations(items, temperatures),
+                "judge": judges,
+                "sampling_seed": self.seed + (subject.seed or 0),
+            },
+        )
 
     @property
     def _oracle_model(self) -> str:
@@ -120,7 +128,9 @@ class DiscriminatorTask:
         decoding = Decoding(
             max_new_tokens=self.max_new_tokens, temperature=temperature, seed=self.seed + SEED_STRIDE * sample
         )
-        return respond(subject, self.name, {question.id: question.text for question in asked}, decoding)
+        return respond(
+            subject, self.name, {question.id: question.text for question in asked}, decoding.of_run(subject.seed)
+        )
 
 
 def correlations(items: Sequence[Item], temperatures: Sequence[float]) -> list[dict[str, Any]]:

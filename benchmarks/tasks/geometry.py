@@ -46,7 +46,7 @@ class Geometry:
 
     name: ClassVar[str] = "geometry"
     revision: ClassVar[int] = 1
-    primary: ClassVar[str] = "kl"
+    columns: ClassVar[tuple[str, ...]] = ("kl",)
     ranks: ClassVar[bool] = False
     shares: ClassVar[frozenset[str]] = frozenset()
 

@@ -61,7 +61,8 @@ class IFEval(Generation):
 
     name: ClassVar[str] = "ifeval"
     revision: ClassVar[int] = 1
-    primary: ClassVar[str] = "prompt_strict"
+    columns: ClassVar[tuple[str, ...]] = ("prompt_strict",)
+    judges_by: ClassVar[str] = "verifiers"
     total: ClassVar[int] = 541
 
     max_new_tokens: int = 1280  # as lm-evaluation-harness
@@ -69,7 +70,7 @@ class IFEval(Generation):
     def evaluate(self, subject: Subject) -> TaskResult:
         """One item for each prompt. Raises ValueError for an impossible subset, AssetError without the prompts."""
         prompts = choose_prompts(load_prompts(), self.num_prompts, of=self.name)
-        return follow(subject, self.name, prompts, self.decoding, check, counted="by_instruction")
+        return follow(subject, self.name, prompts, self.decoding_of(subject.seed), check, counted="by_instruction")
 
 
 def follow(
@@ -88,6 +89,7 @@ def follow(
     extras = {
         counted: by_instruction(verdicts),
         "responses": responses_path(subject.folder, task, decoding).name,
+        "sampling_seed": decoding.seed if decoding.temperature > 0 else None,
     }
     return TaskResult(metrics_of(items, verdicts), items, extras)
 

@@ -41,7 +41,7 @@ class Length:
 
     name: ClassVar[str] = "length"
     revision: ClassVar[int] = 1
-    primary: ClassVar[str] = "score"
+    columns: ClassVar[tuple[str, ...]] = ("score",)
     ranks: ClassVar[bool] = False
 
     of: str = "alpaca_eval"
@@ -74,22 +74,24 @@ class Length:
         """Raises what the task raises, KeyError for an unknown one, ValueError for one that keeps no responses."""
         inner = self._inner()
         whole = inner.evaluate(subject)
-        scored = tuple(item for item in whole.items if inner.primary in item.values)
+        scored = tuple(item for item in whole.items if inner.columns[0] in item.values)
         if not scored:
-            raise TaskSkipped(f"{self.of} has no {inner.primary}: {whole.extras.get('unjudged', 'no item has one')}")
+            raise TaskSkipped(f"{self.of} has no {inner.columns[0]}: {whole.extras.get('unjudged', 'no item has one')}")
         lengths = _characters(subject, self.of, whole)
         items = tuple(
-            Item(item.id, item.cluster, {**_score(item, inner.primary), **item.values, "characters": lengths[item.id]})
+            Item(
+                item.id, item.cluster, {**_score(item, inner.columns[0]), **item.values, "characters": lengths[item.id]}
+            )
             for item in whole.items
         )
         result = replace(whole, items=scored)
         characters = np.array([lengths[item.id] for item in scored])
-        scores = np.array([item.values[inner.primary] for item in scored])
+        scores = np.array([item.values[inner.columns[0]] for item in scored])
         clusters = [item.cluster for item in scored]
         correlation, intervals = _correlations(result, characters, clusters)
         extras: dict[str, Any] = {
             "task": self.of,
-            "value": inner.primary,
+            "value": inner.columns[0],
             "buckets": _buckets(scores, characters, clusters, self._edges(characters)),
             "length_correlation": correlation,
             "length_correlation_interval": intervals,
@@ -97,8 +99,8 @@ class Length:
         kept = ("judge", "plumbing_only", "baseline", "unjudged")
         carried = {key: result.extras[key] for key in kept if key in result.extras}
         metrics = {"score": float(scores.mean()), "avg_length": float(characters.mean())}
-        if inner.primary in correlation:
-            metrics["length_correlation"] = correlation[inner.primary]
+        if inner.columns[0] in correlation:
+            metrics["length_correlation"] = correlation[inner.columns[0]]
         return TaskResult(metrics, items, extras | carried)
 
     def _edges(self, characters: Float[np.ndarray, " n"]) -> Float[np.ndarray, " edges"]:

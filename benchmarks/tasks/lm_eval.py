@@ -50,7 +50,7 @@ class LmEval:
 
     name: ClassVar[str] = "lm_eval"
     revision: ClassVar[int] = 1
-    primary: ClassVar[str] = "accuracy"
+    columns: ClassVar[tuple[str, ...]] = ("accuracy",)
     shares: ClassVar[frozenset[str]] = frozenset({"accuracy"})
 
     benchmarks: tuple[str, ...] = tuple(FOLDERS)

@@ -1,5 +1,8 @@
 """Responses on disk: generating is one step, judging another, and a JSONL file lies between them.
 
+A run samples with its own seed, so that runs of several seeds differ in what they drew, too; the untrained model, which
+has one row without seeds, always with the task's.
+
 A line is added as soon as a response is complete, so a killed run goes on after the responses it has. A file holds
 whatever prompts were asked with its settings: a later task on more prompts asks only for those that are missing.
 """
@@ -9,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -69,6 +72,10 @@ class Decoding:
     top_p: float = 1.0
     seed: int = 0
 
+    def of_run(self, seed: int | None) -> Decoding:
+        """As a run of this seed samples: the task's seed counts from the run's. None: the untrained model's."""
+        return replace(self, seed=self.seed + (seed or 0)) if self.temperature > 0 else self
+
     @property
     def key(self) -> str:
         """16 hexadecimal digits that name these settings."""
@@ -85,7 +92,11 @@ class Generation:
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
-    seed: int = 0  # of sampling, at a temperature above 0
+    seed: int = 0  # of sampling, at a temperature above 0; the run's is added
+
+    def decoding_of(self, seed: int | None) -> Decoding:
+        """How a run of this seed answers; None: the untrained model."""
+        return self.decoding.of_run(seed)
 
     @property
     def decoding(self) -> Decoding:

@@ -41,7 +41,7 @@ class RewardModelTask:
 
     name: ClassVar[str] = "reward_model"
     revision: ClassVar[int] = 2
-    primary: ClassVar[str] = "accuracy"
+    columns: ClassVar[tuple[str, ...]] = ("accuracy",)
     needs_pairs: ClassVar[bool] = True
     ranks: ClassVar[bool] = False
     shares: ClassVar[frozenset[str]] = frozenset({"accuracy"})

@@ -1,7 +1,8 @@
 """Robustness to sampling: any generation task at rising temperatures. (GANPO, Fig. 3)
 
-The same prompts and the same sampling seeds at every temperature and for every policy: a prompt's random numbers depend
-on the seed and the prompt alone (`experiments.sampling.generate`), so that policies differ by their distributions only.
+The same prompts at every temperature and for every policy, and the same sampling seed at every temperature and for
+every method's run of one seed: a prompt's random numbers depend on the seed and the prompt alone
+(`experiments.sampling.generate`), so that policies differ by their distributions only.
 
 `extras`:
 
@@ -35,8 +36,8 @@ class Robustness:
     """`score` is the mean over temperatures of what ranks the task `of`; `hot` and `drop` stand beside it."""
 
     name: ClassVar[str] = "robustness"
-    revision: ClassVar[int] = 1
-    primary: ClassVar[str] = "score"
+    revision: ClassVar[int] = 2
+    columns: ClassVar[tuple[str, ...]] = ("score",)
 
     of: str = "ifeval"
     temperatures: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0, 1.3, 1.5)
@@ -57,7 +58,7 @@ class Robustness:
         results, primary = [], ""
         for temperature in self.temperatures:
             inner = generation_task(self.of, self._settings(temperature))
-            primary = inner.primary
+            primary = inner.columns[0]
             results.append(inner.evaluate(subject))
         values = np.array([[item.values[primary] for item in result.items] for result in results])
         items = tuple(
@@ -70,7 +71,7 @@ class Robustness:
         ]
         metrics = {name: sum(item.values[name] for item in items) / len(items) for name in items[0].values}
         extras: dict[str, Any] = {"task": self.of, "value": primary, "curve": curve}
-        return TaskResult(metrics, items, extras | _carried(results[0]))
+        return TaskResult(metrics, items, extras | _carried(results[-1]))
 
     @property
     def answers(self) -> tuple[int, int]:
@@ -99,4 +100,8 @@ def _point(temperature: float, row: np.ndarray, clusters: Sequence[str], result:
 
 def _carried(result: TaskResult) -> dict[str, Any]:
     """What the reader of a nested figure must know too."""
-    return {key: result.extras[key] for key in ("judge", "plumbing_only", "baseline") if key in result.extras}
+    return {
+        key: result.extras[key]
+        for key in ("judge", "plumbing_only", "baseline", "sampling_seed")
+        if key in result.extras
+    }

@@ -1,8 +1,10 @@
 """What a search optimises, measured on the dev split, which no task of the leaderboard reads.
 
-`dev/accuracy`, `dev/margin`, `dev/ece` and their kin are those of the task held_out, on the dev pairs. The rest needs
-samples at temperature 1 from the trained policy: `dev/length_growth` and `dev/kl` on the prompts of the dev pairs,
-`dev/strict` and `dev/loose` on the dev prompts with verifiable constraints.
+`dev/accuracy`, `dev/margin` and `dev/ece` are those of the task held_out, on the dev pairs, by one measure for every
+method: relative to the untrained model, whatever reward the method trains. `dev/average_logp`, `…_margin` and `…_ece`
+are by the average log-prob, likewise for every method: a search never compares two measures. The rest needs samples at
+temperature 1 from the trained policy: `dev/length_growth` and `dev/kl` on the prompts of the dev pairs, `dev/strict`
+and `dev/loose` on the dev prompts with verifiable constraints.
 """
 
 from __future__ import annotations
@@ -24,11 +26,15 @@ if TYPE_CHECKING:
     from experiments.models.forward import Policy
     from experiments.sampling.generate import Response
 
-_RULES = ("", "_average", "_with_reference")
-PAIR_METRICS: Mapping[str, Direction] = {
-    f"dev/{name}{rule}": "maximize" for name in ("accuracy", "margin") for rule in _RULES
+MEASURED = {  # of held_out's metrics
+    "dev/accuracy": "relative",
+    "dev/margin": "relative_margin",
+    "dev/ece": "relative_ece",
+    "dev/average_logp": "average_logp",
+    "dev/average_logp_margin": "average_logp_margin",
+    "dev/average_logp_ece": "average_logp_ece",
 }
-PAIR_METRICS = {**PAIR_METRICS, **{f"dev/ece{rule}": "minimize" for rule in _RULES}}
+PAIR_METRICS: Mapping[str, Direction] = {name: "minimize" if name.endswith("ece") else "maximize" for name in MEASURED}
 SAMPLE_METRICS: Mapping[str, Direction] = {
     "dev/mean_length": "minimize",  # tokens of a response
     "dev/length_growth": "minimize",  # of the mean length over the untrained model's: 0.1 is 10 % longer
@@ -82,7 +88,7 @@ class Sampled:
 
     num_prompts: int = 32
     max_new_tokens: int = 128
-    seed: int = 0
+    seed: int = 0  # the run's is added
 
 
 def needs_pairs(metrics: Iterable[str]) -> bool:
@@ -97,7 +103,8 @@ def measure(
     names = set(wanted)
     metrics: dict[str, float] = {}
     if names & set(PAIR_METRICS):
-        metrics |= {f"dev/{name}": value for name, value in HeldOut().evaluate(subject).metrics.items()}
+        found = HeldOut().evaluate(subject).metrics
+        metrics |= {name: found[measured] for name, measured in MEASURED.items()}
     if names & set(SAMPLE_METRICS):
         prompts = [_prompt(example) for example in subject.held_out[: sampled.num_prompts]]
         responses = _answer(subject, prompts, sampled)
@@ -140,7 +147,7 @@ def _answer(subject: Subject, prompts: Sequence[Sequence[int]], sampled: Sampled
         prompts,
         max_new_tokens=sampled.max_new_tokens,
         temperature=1.0,
-        seed=sampled.seed,
+        seed=sampled.seed + (subject.seed or 0),
         progress=subject.progress,
     )
 
@@ -178,7 +185,7 @@ def _verified(subject: Subject, sampled: Sampled) -> dict[str, float]:
         [[message._asdict() for message in prompt.messages] for prompt in asked],
         max_new_tokens=sampled.max_new_tokens,
         temperature=1.0,
-        seed=sampled.seed,
+        seed=sampled.seed + (subject.seed or 0),
         progress=subject.progress,
     )
     metrics = {}
@@ -191,4 +198,5 @@ def _verified(subject: Subject, sampled: Sampled) -> dict[str, float]:
 def settings(names: Iterable[str], sampled: Sampled) -> dict[str, object]:
     """What the address of an evaluation is made of."""
     sampling = set(names) & (set(SAMPLE_METRICS) | set(VERIFIED_METRICS))
-    return {"metrics": sorted(names), "sampled": dataclasses.asdict(sampled) if sampling else None}
+    pairs = HeldOut.revision if set(names) & set(PAIR_METRICS) else None
+    return {"metrics": sorted(names), "pairs": pairs, "sampled": dataclasses.asdict(sampled) if sampling else None}

@@ -144,11 +144,11 @@ def held_out(method: str, rng: np.random.Generator, revision: int) -> dict[str, 
     easy = np.random.default_rng(7).normal(0.02, 0.5, 120)  # the same pairs for every policy
     learned = GAIN.get(method, 0.1) * 3 * np.random.default_rng(8).normal(1, 1, 120)
     gained = 0 * easy if method == "base" else learned + rng.normal(0, 0.15, 120) + rng.normal(0, 0.02)
-    margins = {"with_reference": gained, "average": easy + gained / 5}
-    own = "average" if method == "base" else "with_reference"
+    margins = {"relative": gained, "average_logp": easy + gained}
+    margins |= {} if method in ("base", "grpo", "raft") else {"own": gained / 10}
     columns = {}
-    for suffix, margin in {"": margins[own], **{f"_{rule}": margin for rule, margin in margins.items()}}.items():
-        columns |= {f"accuracy{suffix}": np.where(margin == 0, 0.5, margin > 0), f"margin{suffix}": margin}
+    for measure, margin in margins.items():
+        columns |= {measure: np.where(margin == 0, 0.5, margin > 0), f"{measure}_margin": margin}
     items = [
         {
             "id": f"{i}",
@@ -157,15 +157,17 @@ def held_out(method: str, rng: np.random.Generator, revision: int) -> dict[str, 
         }
         for i in range(120)
     ]
-    metrics = {key: float(column.mean()) for key, column in columns.items()} | {"ece": 0.06, f"ece_{own}": 0.06}
-    extras = {"rule": own, "reliability": reliability(margins[own]), "longer_is_chosen": 0.58}
+    metrics = {key: float(column.mean()) for key, column in columns.items()}
+    metrics |= {f"{measure}_ece": 0.06 for measure in margins}
+    bins = {measure: reliability(margin) for measure, margin in margins.items()}
+    extras = {"reliability": bins, "longer_is_chosen": 0.58}
     settings = {"beta": 0.1, "average_beta": 2.0}
     return {
         "metrics": metrics,
         "items": items,
         "extras": extras,
         "settings": settings,
-        "revision": revision,
+        "revision": revision + 1,
         "seconds": 8.0,
     }
 

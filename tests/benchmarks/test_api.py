@@ -47,15 +47,15 @@ def test_the_table_has_a_row_for_each_item_run_and_task_in_typed_columns(stored)
     expected = sum(len(e.result.items) for run in stored.runs for e in run.evaluations)
     assert len(frame) == expected > 0
     assert not frame.duplicated(["run", "task", "version", "item"]).any()
-    assert {"method", "seed", "task", "item", "cluster", "accuracy"} <= set(frame.columns)
+    assert {"method", "seed", "task", "item", "cluster", "relative"} <= set(frame.columns)
     assert str(frame["seed"].dtype) == "Int64"
-    assert frame["accuracy"].dtype == "float64"
+    assert frame["relative"].dtype == "float64"
     untrained = frame[frame["method"] == "base"]
     assert untrained["seed"].isna().all()
     dpo = frame[(frame["method"] == "dpo") & (frame["seed"] == 1) & (frame["task"] == "held_out")]
     (run,) = [run for run in stored.runs if (run.method, run.seed) == ("dpo", 1)]
     (evaluation,) = [e for e in run.evaluations if e.task == "held_out"]
-    assert dpo["accuracy"].mean() == pytest.approx(evaluation.result.metrics["accuracy"])
+    assert dpo["relative"].mean() == pytest.approx(evaluation.result.metrics["relative"])
 
 
 def test_the_leaderboard_is_that_of_the_command(stored):
@@ -63,7 +63,7 @@ def test_the_leaderboard_is_that_of_the_command(stored):
     (table,) = stored.board.tables
     assert list(frame["name"].unique()) == [row.name for row in table.rows if row.scores]
     best = frame[(frame["task"] == "held_out") & (frame["name"] == "ganpo_dpo")].iloc[0]
-    score = next(row for row in table.rows if row.name == "ganpo_dpo").scores["held_out"]
+    score = next(row for row in table.rows if row.name == "ganpo_dpo").scores["held_out relative"]
     assert (best["estimate"], best["rank"], best["num_seeds"]) == (score.interval.estimate, score.rank, 3)
     assert best["low"] <= best["estimate"] <= best["high"]
 
@@ -80,7 +80,9 @@ def test_a_difference_has_its_interval_and_turns_with_its_rows(stored):
     assert (
         stored.difference("ganpo_dpo", "dpo", task="held_out", value=other) == column.others[other]["ganpo_dpo", "dpo"]
     )
-    assert stored.difference("dpo", "base", task="held_out") == column.comparisons["dpo", "untrained"]
+    average = next(c for c in stored.board.tables[0].columns if c.primary == "average_logp")
+    found = stored.difference("dpo", "base", task="held_out", value="average_logp")
+    assert found == average.comparisons["dpo", "untrained"]
 
 
 def test_one_seed_has_an_interval_and_no_p_value(tmp_path):
@@ -93,8 +95,8 @@ def test_a_mistake_names_what_there_is(stored, tmp_path):
         stored.difference("gnpo_dpo", "dpo", task="held_out")
     with pytest.raises(KeyError, match="no results of a task 'heldout'; did you mean held_out"):
         stored.difference("ganpo_dpo", "dpo", task="heldout")
-    with pytest.raises(KeyError, match="held_out has no value 'acuracy'; did you mean accuracy"):
-        stored.difference("ganpo_dpo", "dpo", task="held_out", value="acuracy")
+    with pytest.raises(KeyError, match="held_out has no value 'relativ'; did you mean relative"):
+        stored.difference("ganpo_dpo", "dpo", task="held_out", value="relativ")
     with pytest.raises(ValueError, match="holds no finished runs"):
         load_results(tmp_path)
 

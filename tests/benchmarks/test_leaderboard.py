@@ -1,20 +1,28 @@
 """What may be compared is compared; what may not be stands apart; what cannot be trusted is left out and named."""
 
+import csv
+import io
 import json
 import shutil
 
 import pytest
+from rich.console import Console
 
 from benchmarks.leaderboard import main
 from benchmarks.ranking.board import Leaderboard
 from benchmarks.ranking.descriptions import changed
 from benchmarks.ranking.tables import SEEDS_NEEDED, build
-from benchmarks.reporting.exports import export, markdown
+from benchmarks.reporting.exports import as_json, comma_separated, export, markdown
+from benchmarks.reporting.latex import latex
+from benchmarks.reporting.report import render
+from benchmarks.reporting.terminal import terminal_tables
 from benchmarks.results import declared_runs
 from benchmarks.results.results import load
 from methods import METHODS as METHOD_CARDS
 from registry.models import MODELS
 from tests.benchmarks.synthetic_store import METHODS, write_run, write_store
+
+COLUMNS = ["held_out relative", "held_out average_logp", "ifeval"]
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +54,18 @@ def test_the_seeds_of_a_method_make_one_row_beside_the_untrained_model(board):
         "ganpo_dpo": (0, 1, 2),
         "untrained": (),
     }
-    assert [column.task for column in table.columns] == ["held_out", "ifeval"]
+    assert [column.key for column in table.columns] == COLUMNS
     assert board.skipped == ()
 
 
 def test_ranks_count_who_is_significantly_better(board):
     (table,) = board.tables
-    held_out = {row.name: row.scores["held_out"].rank for row in table.rows}
-    assert held_out["untrained"] == 3  # both methods learned
-    assert held_out["dpo"] == held_out["ganpo_dpo"] == 1  # and cannot be told apart
+    relative, average = (
+        {row.name: row.scores[key].rank for row in table.rows} for key in ("held_out relative", "held_out average_logp")
+    )
+    assert average["untrained"] == 3  # both methods learned
+    assert average["dpo"] == average["ganpo_dpo"] == 1  # and cannot be told apart
+    assert relative == {"dpo": 1, "ganpo_dpo": 1, "untrained": None}
     assert table.rows[-1].name == "untrained"
     assert table.claims
 
@@ -62,7 +73,8 @@ def test_ranks_count_who_is_significantly_better(board):
 def test_every_pair_of_a_column_is_compared_and_corrected(board):
     for column in board.tables[0].columns:
         pairs = {frozenset(pair) for pair in column.comparisons}
-        assert pairs == {frozenset(p) for p in (("dpo", "untrained"), ("ganpo_dpo", "untrained"), ("ganpo_dpo", "dpo"))}
+        family = [("ganpo_dpo", "dpo"), ("dpo", "untrained"), ("ganpo_dpo", "untrained")]
+        assert pairs == {frozenset(p) for p in (family[:1] if column.primary == "relative" else family)}
         assert all(column.adjusted[pair] >= c.p_value for pair, c in column.comparisons.items())
         assert column.detectable > 0
 
@@ -84,12 +96,64 @@ def test_runs_of_trained_methods_are_counted_against_each_other(board):
         assert 0 <= low <= estimate <= high <= 1
 
 
-def test_a_row_meets_the_untrained_model_by_its_own_rule(board):
+def test_what_the_untrained_model_has_by_definition_is_shown_and_neither_ranked_nor_compared(board):
     (table,) = board.tables
-    score = rows_by_name(table)["dpo"].scores["held_out"]
-    # with the reference the untrained model ties on every pair, whatever its own accuracy by the average is
-    assert score.difference.estimate == pytest.approx(score.interval.estimate - 0.5)
-    assert "like is compared with like" in markdown(Leaderboard((table,), (), {}))
+    rows = rows_by_name(table)
+    score = rows["untrained"].scores["held_out relative"]
+    assert (score.interval.estimate, score.rank, score.by_definition) == (0.5, None, True)
+    assert all(row.scores["held_out relative"].difference is None for row in rows.values())
+    said = markdown(Leaderboard((table,), (), {}))
+    (untrained,) = [line for line in said.split("## Published")[0].splitlines() if line.startswith("| untrained")]
+    assert "| – | 50.0 |" in untrained
+    assert "50 % there by definition" in said
+
+
+def test_a_methods_own_reward_stands_beside_the_columns_and_ranks_nothing(board, out):
+    for seed in range(3):
+        write_run(out, "grpo", seed, hyperparameters={"lr": 1e-5})
+    (table,) = build(out).tables
+    column = next(column for column in table.columns if column.key == "held_out average_logp")
+    assert column.beside == ("own",)
+    assert "own" not in column.others, "rows without a reward of their own have nothing to be compared with"
+    rows = rows_by_name(table)
+    assert "own" in rows["dpo"].scores[column.key].others
+    assert "own" not in rows["grpo"].scores[column.key].others
+    assert "own reward" in markdown(build(out))
+
+
+def test_results_of_a_withdrawn_revision_are_left_out_with_the_reason(out):
+    folder = next(path for path in sorted((out / "runs").iterdir()) if (path / "metrics.jsonl").exists())
+    path = folder / "evaluations" / "held_out-0a1b2c3d.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"revision": 1, "primary": "accuracy"}))
+    (skipped,) = build(out).skipped
+    assert "ranked two measures in one column" in skipped.reason
+
+
+def test_a_row_that_was_rewarded_by_what_judges_it_is_marked_in_every_form(tmp_path):
+    sampled = {"lr": 1e-5, "sampling.verifier_weight": 1.0}
+    learned = sampled | {"sampling.verifier_weight": 0.0}
+    for seed in range(3):
+        for method, settings in {"grpo": sampled, "gapo": learned, "dpo": METHODS["dpo"]}.items():
+            write_run(tmp_path, method, seed, hyperparameters=settings, data="constraints")
+    board = build(tmp_path)
+    (table,) = board.tables
+    marked = {name: row.scores["ifeval"].rewarded_by for name, row in rows_by_name(table).items()}
+    assert marked == {"grpo": "verifiers", "gapo": None, "dpo": None}
+    assert all(row.scores["held_out relative"].rewarded_by is None for row in table.rows)
+    sentence = "‡ ifeval prompt_strict: rewarded in training by what judges here (verifiers): grpo."
+    assert sentence in markdown(board)
+    (line,) = [line for line in markdown(board).splitlines() if line.startswith("| grpo")]
+    assert line.count(" ‡") == 1
+    records = list(csv.DictReader(io.StringIO(comma_separated(board))))
+    assert {r["method"] for r in records if r["rewarded_by"] == "verifiers"} == {"grpo"}
+    entry = next(row for row in as_json(board)["tables"][0]["rows"] if row["name"] == "grpo")
+    assert entry["scores"]["ifeval"]["rewarded_by"] == "verifiers"
+    assert r"$\ddagger$" in latex(table)
+    assert "rewarded by verifiers" in render(board)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(*terminal_tables(table, console))
+    assert "‡ ifeval" in console.export_text()
 
 
 def test_overhead_is_against_the_objective_alone_on_the_same_machine(board, out):
@@ -117,8 +181,23 @@ def test_one_seed_gets_no_rank_and_the_sentence_that_says_why(tmp_path):
 def test_a_row_with_one_seed_is_not_ranked_among_rows_with_three(out):
     write_run(out, "ipo", 0, hyperparameters={"lr": 1e-5, "ipo.tau": 0.1})
     rows = rows_by_name(build(out).tables[0])
-    assert rows["ipo"].scores["held_out"].rank is None
-    assert rows["dpo"].scores["held_out"].rank == 1
+    assert rows["ipo"].scores["held_out average_logp"].rank is None
+    assert rows["dpo"].scores["held_out average_logp"].rank == 1
+
+
+def test_a_row_that_lost_one_seed_of_three_claims_nothing_and_the_table_says_what_is_missing(out):
+    lost = next(
+        folder for folder in (out / "runs").iterdir() if json.loads((folder / "spec.json").read_text())["seed"] == 1
+    )
+    method = json.loads((lost / "spec.json").read_text())["method"]
+    shutil.rmtree(lost)
+    board = build(out)
+    (table,) = board.tables
+    for column in table.columns:
+        assert rows_by_name(table)[method].scores[column.key].rank is None
+        for pair, comparison in column.comparisons.items():
+            assert comparison.claims == (method not in pair)
+    assert f"Too few: {method} has 2." in markdown(board)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +225,7 @@ def test_another_revision_or_setting_of_a_task_stands_in_another_table(out, diff
 def test_a_task_whose_prompts_were_trained_on_is_left_out_with_the_reason(tmp_path):
     write_run(tmp_path, "dpo", 0, data="hh_rlhf", tasks=("held_out", "alpaca_eval"))
     (table,) = build(tmp_path).tables
-    assert [column.task for column in table.columns] == ["held_out"]
+    assert [column.key for column in table.columns] == COLUMNS[:2]
     assert any("alpaca_eval is left out: hh_rlhf holds its prompts" in note for note in table.notes)
 
 
@@ -156,16 +235,16 @@ def test_a_task_that_looks_at_a_contaminated_one_is_left_out_with_it(tmp_path):
     document = json.loads(path.read_text())
     path.write_text(json.dumps(document | {"settings": document["settings"] | {"of": "alpaca_eval"}}))
     (table,) = build(tmp_path).tables
-    assert [column.task for column in table.columns] == ["held_out"]
+    assert [column.key for column in table.columns] == COLUMNS[:2]
 
 
-@pytest.mark.parametrize(("share", "left"), [(0.5, ["held_out"]), (0.005, ["held_out", "ifeval"])])
+@pytest.mark.parametrize(("share", "left"), [(0.5, COLUMNS[:2]), (0.005, COLUMNS)])
 def test_prompts_that_were_found_in_the_training_data_are_no_test_of_it(tmp_path, share, left):
     folder = write_run(tmp_path, "dpo", 0, tasks=("held_out", "ifeval"))
     path = folder / "evaluations" / "ifeval-4e5f6a7b.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"trained_on": share}))
     (table,) = build(tmp_path).tables
-    assert [column.task for column in table.columns] == left
+    assert [column.key for column in table.columns] == left
 
 
 def test_another_judge_of_the_same_name_stands_in_another_table(out):
@@ -213,7 +292,7 @@ def test_what_only_the_untrained_model_was_asked_is_no_column(tmp_path):
     write_run(tmp_path, "base", None, tasks=("held_out", "ifeval"))
     write_run(tmp_path, "dpo", 0, tasks=("held_out",))
     (table,) = build(tmp_path).tables
-    assert [column.task for column in table.columns] == ["held_out"]
+    assert [column.key for column in table.columns] == COLUMNS[:2]
 
 
 def test_controls_stand_in_the_table_of_their_claim_and_are_marked(out):
@@ -291,12 +370,12 @@ def test_the_untrained_model_alone_is_a_table(tmp_path):
     write_run(tmp_path, "base", None)
     (table,) = build(tmp_path).tables
     assert [row.name for row in table.rows] == ["untrained"]
-    assert table.rows[0].scores["held_out"].rank is None
+    assert table.rows[0].scores["held_out relative"].rank is None
 
 
 def test_mean_length_is_of_the_task_that_generates(board):
     for row in board.tables[0].rows:
-        assert row.scores["held_out"].mean_length is None
+        assert row.scores["held_out relative"].mean_length is None
         assert 40 <= row.scores["ifeval"].mean_length <= 128
 
 

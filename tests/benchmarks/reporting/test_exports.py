@@ -34,15 +34,20 @@ def rows_by_name(table):
 def test_markdown_csv_and_json_say_the_same(board):
     (table,) = board.tables
     records = list(csv.DictReader(io.StringIO(comma_separated(board))))
-    assert len(records) == len(table.rows) * len(table.columns)
+    own = sum("own" in row.scores["held_out average_logp"].others for row in table.rows)
+    assert len(records) == len(table.rows) * len(table.columns) + own == 11
     document = json.loads(json.dumps(as_json(board)["tables"][0]))
     for record in records:
         row = rows_by_name(table)["untrained" if record["method"] == "base" else record["method"]]
-        score = row.scores[record["task"]]
+        if record["value"] == "own":
+            continue
+        key = f"{record['task']} {record['value']}" if record["task"] == "held_out" else record["task"]
+        score = row.scores[key]
         assert float(record["estimate"]) == score.interval.estimate
-        assert record["rank"] == str(score.rank)
+        assert record["rank"] == str(score.rank or "")
+        assert record["by_definition"] == ("True" if (row.name, record["value"]) == ("untrained", "relative") else "")
         (written,) = (entry for entry in document["rows"] if entry["name"] == row.name)
-        assert written["scores"][record["task"]]["interval"]["estimate"] == score.interval.estimate
+        assert written["scores"][key]["interval"]["estimate"] == score.interval.estimate
         assert figures.interval(score.interval, share=True) in markdown(board)
 
 

@@ -48,7 +48,9 @@ def test_tasks_that_describe_are_measured_and_not_ranked(table):
     assert {column.task for column in table.columns if not column.ranks} == {
         *("discriminator", "geometry", "length", "reward_model")
     }
-    assert [column.task for column in table.ranked] == ["held_out", "ifeval", "robustness"]
+    assert [column.key for column in table.ranked] == [
+        *("held_out relative", "held_out average_logp", "ifeval", "robustness"),
+    ]
     for row in table.rows:
         assert row.scores["geometry"].rank is None
         assert row.scores["geometry"].interval.estimate > 0 or row.name == "untrained"

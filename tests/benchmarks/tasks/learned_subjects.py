@@ -51,7 +51,6 @@ def subject(out, *, policy=None, method=None, untrained=None, family="llama3"):
         tiny_tokenizer(family),
         examples,
         reference,
-        True,
         out / "evaluations",
         method=method,
         untrained=untrained,

@@ -34,9 +34,7 @@ def prompts():
 
 
 def subject(out, run="91ab"):
-    return Subject(
-        None, None, held_out=(), reference=[], uses_reference=False, folder=out / "runs" / run / "evaluations"
-    )
+    return Subject(None, None, held_out=(), reference=[], folder=out / "runs" / run / "evaluations")
 
 
 def answered(out, run, task, answers, *, method="dpo", weights="w"):
@@ -172,7 +170,7 @@ def test_below_95_percent_judged_there_is_no_rate_and_the_store_says_so(prompts,
     assert not any({"win_rate", "length_adjusted_winrate"} & set(item.values) for item in result.items)
     assert 0 < result.metrics["judged"] < 0.95
     path = run.folder / "alpaca_eval-0a.json"
-    about = {"task": task.name, "primary": task.primary, "revision": task.revision, "settings": {}}
+    about = {"task": task.name, "columns": task.columns, "revision": task.revision, "settings": {}}
     write_json(path, about | dataclasses.asdict(result))
     with pytest.raises(
         Damaged, match=r"no rate: \d+ of 40 judged; without a verdict, for example: 'scores nan and nan'"

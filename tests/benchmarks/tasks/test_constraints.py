@@ -11,7 +11,7 @@ from experiments.verifiers.verifiers import load_prompts
 
 
 def subject(folder, policy=None, tokenizer=None):
-    return Subject(policy, tokenizer, held_out=(), reference=[], uses_reference=False, folder=folder)
+    return Subject(policy, tokenizer, held_out=(), reference=[], folder=folder)
 
 
 def test_kept_responses_are_judged_without_a_model_and_counted_by_prompt_and_by_family(tmp_path):

@@ -1,16 +1,21 @@
 """Preference accuracy: against plain formulas on a real model, and what an untrained model scores."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.ranking.columns import compare_rows
+from benchmarks.results.results import Evaluation
 from benchmarks.tasks import TASKS, Subject
 from benchmarks.tasks.held_out import HeldOut
 from experiments.data.tokens import Example, TokenPair
 from experiments.models.forward import Policy, score
 from experiments.rewards.calibration import expected_calibration_error
+from methods import resolve
+from methods.grpo import GRPO
 from tests.tiny import tiny_model, tiny_tokenizer
 
 PAIR = ("chosen", "rejected")
@@ -46,87 +51,126 @@ def models():
     return tiny_model("llama3", seed=0), tiny_model("llama3", seed=1)
 
 
-def subject(pairs, policy, reference, *, uses_reference, folder, **others):
+def subject(pairs, policy, reference, *, folder, **others):
     stored = score(Policy(reference), pairs, PAIR)
-    return Subject(Policy(policy), tiny_tokenizer("llama3"), pairs, stored, uses_reference, folder, **others)
+    return Subject(Policy(policy), tiny_tokenizer("llama3"), pairs, stored, folder, **others)
 
 
 @pytest.fixture(scope="module")
 def expected(pairs, models):
-    """Margins by both rewards, and the accuracies that follow."""
+    """Margins by both measures."""
     policy, reference = models
-    margins = {"with_reference": [], "average": []}
+    margins = {"relative": [], "average_logp": []}
     for pair in pairs:
         ours, theirs = ([logps(model, pair.sequences[role]) for role in PAIR] for model in (policy, reference))
         implicit = [float((a - b).sum()) for a, b in zip(ours, theirs, strict=True)]
-        margins["with_reference"].append(implicit[0] - implicit[1])
-        margins["average"].append(float(ours[0].mean() - ours[1].mean()))
+        margins["relative"].append(implicit[0] - implicit[1])
+        margins["average_logp"].append(float(ours[0].mean() - ours[1].mean()))
     return {rule: np.array(values) for rule, values in margins.items()}
 
 
-@pytest.mark.parametrize(("uses_reference", "own"), [(True, "with_reference"), (False, "average")])
-def test_both_rewards_equal_the_plain_formulas_and_the_methods_own_comes_first(
-    pairs, models, expected, tmp_path, uses_reference, own
-):
-    result = HeldOut().evaluate(subject(pairs, *models, uses_reference=uses_reference, folder=tmp_path))
-    for rule, margins in expected.items():
-        assert [item.values[f"margin_{rule}"] for item in result.items] == pytest.approx(margins, rel=1e-4, abs=1e-4)
-        assert [item.values[f"accuracy_{rule}"] for item in result.items] == (margins > 0).tolist()
-        beta = {"with_reference": 0.1, "average": 2.0}[rule]
+def test_both_measures_equal_the_plain_formulas(pairs, models, expected, tmp_path):
+    result = HeldOut().evaluate(subject(pairs, *models, folder=tmp_path))
+    for measure, margins in expected.items():
+        found = [item.values[f"{measure}_margin"] for item in result.items]
+        assert found == pytest.approx(margins, rel=1e-4, abs=1e-4)
+        assert [item.values[measure] for item in result.items] == (margins > 0).tolist()
+        beta = {"relative": 0.1, "average_logp": 2.0}[measure]
         confidence = 1 / (1 + np.exp(-beta * np.abs(margins)))
         ece = expected_calibration_error(confidence, margins > 0, bins=10).error
-        assert result.metrics[f"ece_{rule}"] == pytest.approx(ece, abs=1e-4)
-    for name in ("accuracy", "margin"):
-        assert [item.values[name] for item in result.items] == [item.values[f"{name}_{own}"] for item in result.items]
-        assert result.metrics[name] == result.metrics[f"{name}_{own}"]
-    assert result.metrics["ece"] == result.metrics[f"ece_{own}"]
-    assert result.extras["rule"] == own
-    assert 0 < result.metrics["accuracy"] < 1, "the test needs pairs of both kinds"
+        assert result.metrics[f"{measure}_ece"] == pytest.approx(ece, abs=1e-4)
+        assert 0 < result.metrics[measure] < 1, "the test needs pairs of both kinds"
+
+
+def test_the_same_weights_have_the_same_values_in_both_columns_whatever_method_they_are_called(pairs, models, tmp_path):
+    names = ("dpo", "simpo", "cpo", "ipo", "grpo", "sft")
+    results = {
+        name: HeldOut().evaluate(subject(pairs, *models, folder=tmp_path, method=resolve(name).spec)) for name in names
+    }
+    ranked = HeldOut.columns + tuple(f"{column}_{kind}" for column in HeldOut.columns for kind in ("margin", "ece"))
+    figures = {name: [result.metrics[key] for key in ranked] for name, result in results.items()}
+    assert all(values == figures["dpo"] for values in figures.values())
+    rows = {name: [_evaluation(result)] * 3 for name, result in results.items()}
+    for column, scores in compare_rows(rows):
+        assert {score.rank for score in scores.values()} == {1}
+        assert len({score.interval for score in scores.values()}) == 1
+        assert set(column.adjusted.values()) == {1.0}
+
+
+def test_kl_of_grpo_switches_no_measure(pairs, models, tmp_path):
+    values = []
+    for kl in (0.0, 0.04):
+        method = dataclasses.replace(resolve("grpo").spec, objective=GRPO(kl=kl))
+        values.append(HeldOut().evaluate(subject(pairs, *models, folder=tmp_path, method=method)).metrics)
+    assert values[0] == values[1]
+    assert "own" not in values[0], "grpo compares no responses"
+
+
+@pytest.mark.parametrize(
+    ("name", "reduced"),
+    [("dpo", "sum"), ("kto", "sum"), ("cpo", "sum"), ("ipo", "mean"), ("simpo", "mean"), ("orpo", "mean")],
+)
+def test_a_methods_own_reward_is_computed_as_the_method_computes_it(pairs, models, tmp_path, name, reduced):
+    method = resolve(name).spec
+    result = HeldOut().evaluate(subject(pairs, *models, folder=tmp_path, method=method))
+    scales = {"dpo": 0.1, "kto": 0.1, "cpo": 0.1, "ipo": 0.1, "simpo": 2.0, "orpo": 0.1}
+    for item, pair in list(zip(result.items, pairs, strict=True))[:4]:
+        rewards = []
+        for role in PAIR:
+            logp = [logps(model, pair.sequences[role]) for model in models]
+            per_token = logp[0] - logp[1] if "reference" in method.objective.needs else logp[0]
+            rewards.append(float(getattr(per_token, reduced)()))
+        margin = scales[name] * (rewards[0] - rewards[1])
+        assert item.values["own_margin"] == pytest.approx(margin, rel=1e-3, abs=1e-4)
+        assert item.values["own"] == (margin > 0)
+
+
+def _evaluation(result):
+    return Evaluation("held_out", HeldOut.columns, result, {}, HeldOut.revision)
 
 
 def test_items_are_pairs_and_prompts_are_their_clusters(pairs, models, tmp_path):
-    result = HeldOut().evaluate(subject(pairs, *models, uses_reference=True, folder=tmp_path))
+    result = HeldOut().evaluate(subject(pairs, *models, folder=tmp_path))
     assert [item.id for item in result.items] == [str(100 + i) for i in range(24)]
     assert [item.cluster for item in result.items] == [f"prompt-{i // 2}" for i in range(24)]
     for name, value in result.items[0].values.items():
         assert type(value) is float
         assert result.metrics[name] == pytest.approx(sum(item.values[name] for item in result.items) / 24)
-    assert sum(bar["count"] for bar in result.extras["reliability"]) == 24
-    assert all({"low", "high", "confidence", "accuracy"} < bar.keys() for bar in result.extras["reliability"])
+    for bars in result.extras["reliability"].values():
+        assert sum(bar["count"] for bar in bars) == 24
+        assert all({"low", "high", "confidence", "accuracy"} < bar.keys() for bar in bars)
     longer = [len(p.sequences["chosen"].completion) - len(p.sequences["rejected"].completion) for p in pairs]
     assert result.extras["longer_is_chosen"] == np.mean([(sign + 1) / 2 for sign in np.sign(longer)])
 
 
 def test_an_untrained_model_is_its_own_reference_so_every_pair_is_a_tie(pairs, models, expected, tmp_path):
-    result = HeldOut().evaluate(subject(pairs, models[0], models[0], uses_reference=False, folder=tmp_path))
-    assert result.metrics["accuracy_with_reference"] == 0.5
-    assert result.metrics["margin_with_reference"] == pytest.approx(0, abs=1e-4)
-    assert result.metrics["ece_with_reference"] == pytest.approx(0, abs=1e-3)
-    assert result.metrics["accuracy"] == (expected["average"] > 0).mean()
+    result = HeldOut().evaluate(subject(pairs, models[0], models[0], folder=tmp_path))
+    assert result.metrics["relative"] == 0.5
+    assert result.metrics["relative_margin"] == pytest.approx(0, abs=1e-4)
+    assert result.metrics["relative_ece"] == pytest.approx(0, abs=1e-3)
+    assert result.metrics["average_logp"] == (expected["average_logp"] > 0).mean()
 
 
 def test_calibration_reads_the_scale_that_is_set(pairs, models, expected, tmp_path):
-    result = HeldOut(beta=0.7).evaluate(subject(pairs, *models, uses_reference=True, folder=tmp_path))
-    bars = result.extras["reliability"]
+    result = HeldOut(beta=0.7).evaluate(subject(pairs, *models, folder=tmp_path))
+    bars = result.extras["reliability"]["relative"]
     confident = sum(bar["confidence"] * bar["count"] for bar in bars) / 24
-    plain = np.mean([1 / (1 + math.exp(-0.7 * abs(margin))) for margin in expected["with_reference"]])
+    plain = np.mean([1 / (1 + math.exp(-0.7 * abs(margin))) for margin in expected["relative"]])
     assert confident == pytest.approx(plain, abs=1e-4)
 
 
 def test_progress_counts_pairs(pairs, models, tmp_path):
     seen = []
-    HeldOut().evaluate(
-        subject(pairs, *models, uses_reference=True, folder=tmp_path, progress=lambda *counts: seen.append(counts))
-    )
+    HeldOut().evaluate(subject(pairs, *models, folder=tmp_path, progress=lambda *counts: seen.append(counts)))
     assert seen[-1] == (24, 24)
 
 
 def test_data_without_pairs_are_refused_with_the_row(pairs, models, tmp_path):
     one = Example(7, "p", {"chosen": pairs[0].sequences["chosen"], "mismatched": pairs[1].sequences["chosen"]})
     with pytest.raises(ValueError, match="row 7 has only chosen, mismatched"):
-        HeldOut().evaluate(Subject(None, None, (one,), [{}], True, tmp_path))
+        HeldOut().evaluate(Subject(None, None, (one,), [{}], tmp_path))
     with pytest.raises(ValueError, match="this data set has none"):
-        HeldOut().evaluate(Subject(None, None, (), [], True, tmp_path))
+        HeldOut().evaluate(Subject(None, None, (), [], tmp_path))
 
 
 def test_it_is_registered_with_its_paper():

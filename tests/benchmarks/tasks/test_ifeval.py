@@ -20,7 +20,7 @@ def prompts():
 
 
 def subject(folder, policy=None, tokenizer=None):
-    return Subject(policy, tokenizer, held_out=(), reference=[], uses_reference=False, folder=folder)
+    return Subject(policy, tokenizer, held_out=(), reference=[], folder=folder)
 
 
 def ask(instruction, **arguments):

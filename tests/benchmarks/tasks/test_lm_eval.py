@@ -47,7 +47,7 @@ def data(tmp_path):
 @pytest.fixture
 def subject(tmp_path):
     model = tiny_model("llama3")
-    settings = {"held_out": (), "reference": [], "uses_reference": False, "folder": tmp_path}
+    settings = {"held_out": (), "reference": [], "folder": tmp_path}
     return Subject(policy=Policy(model), tokenizer=tiny_tokenizer("llama3"), **settings)
 
 

@@ -15,7 +15,7 @@ DECODING = Decoding(max_new_tokens=9, temperature=1.0, seed=5)
 
 @pytest.fixture
 def subject(tmp_path):
-    tasks = {"held_out": (), "reference": [], "uses_reference": False, "folder": tmp_path / "evaluations"}
+    tasks = {"held_out": (), "reference": [], "folder": tmp_path / "evaluations"}
     return Subject(policy=Policy(tiny_model("llama3")), tokenizer=tiny_tokenizer("llama3"), **tasks)
 
 

@@ -32,7 +32,7 @@ def subject(prompts, tmp_path):
             text = "" if temperature > 1 and i % 3 == 0 else "One two three, " * int(1 + 9 * temperature)
             rows.append(Answered(prompt.id, prompt.text, text, len(text) // 4, i % 2 == 0))
         path.write_text("".join(json.dumps(vars(row)) + "\n" for row in rows), encoding="utf-8")
-    return Subject(None, None, held_out=(), reference=[], uses_reference=False, folder=tmp_path)
+    return Subject(None, None, held_out=(), reference=[], folder=tmp_path)
 
 
 TASK = Robustness(temperatures=TEMPERATURES, num_prompts=24, max_new_tokens=50, seed=3)
@@ -71,7 +71,7 @@ def test_another_policy_is_asked_the_same_prompts_with_the_same_seeds(subject, t
     other.mkdir()
     for path in tmp_path.glob("*.jsonl"):
         (other / path.name).write_bytes(path.read_bytes())
-    second = TASK.evaluate(Subject(None, None, held_out=(), reference=[], uses_reference=False, folder=other))
+    second = TASK.evaluate(Subject(None, None, held_out=(), reference=[], folder=other))
     assert [item.id for item in first.items] == [item.id for item in second.items]
     assert sorted(path.name for path in other.iterdir()) == sorted(path.name for path in tmp_path.glob("*.jsonl"))
 
