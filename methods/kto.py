@@ -1,7 +1,8 @@
 """KTO: each response is desirable or not on its own, judged against the policy's drift from the reference.
 
-The drift z0 is estimated on mismatched pairs (a prompt and another row's response). Departs from the authors' code in
-where the mismatch is made: once for the data set, so that it does not depend on the batch size.
+The drift z0 is estimated on mismatched pairs (a prompt and another row's response), over the whole update before any of
+it is trained on. Departs from the authors' code in where the mismatch is made: once for the data set, so that it does
+not depend on the batch size.
 """
 
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class KTO:
     one_of: ClassVar[tuple[Role, ...]] = ("chosen", "rejected")  # of these a row needs only one: data without pairs do
     reads: ClassVar[tuple[Role, ...]] = ("chosen", "rejected", "mismatched")
     logp_reduction: ClassVar[Reduction] = "sum"
+    estimates_from: ClassVar[tuple[Role, ...]] = ("mismatched",)
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})
 
     beta: float = tunable(0.1, FloatDistribution(0.01, 0.5, log=True))
@@ -47,10 +49,12 @@ class KTO:
 
         `reward_accuracy` is the share of responses on their side of z0: unpaired data has no pairs to compare.
         """
-        rewards = {role: self.implicit_reward(policy[role], reference[role]) for role in self.reads if role in policy}
-        if not len(rewards.get("mismatched", ())):
-            raise ValueError(f"kto measures its drift on mismatched rows; this batch has only {', '.join(policy)}")
-        drift = mean_over_ranks(rewards["mismatched"].detach().mean()).clamp(min=0)  # β z0
+        sides: tuple[Role, ...] = ("chosen", "rejected")
+        rewards = {role: self.implicit_reward(policy[role], reference[role]) for role in sides if role in policy}
+        measured = batch.estimate
+        if measured is None:
+            measured = mean_over_ranks(self.estimate(policy, reference).detach().mean())
+        drift = measured.clamp(min=0)  # β z0
         empty = drift.new_empty(0)
         chosen, rejected = rewards.get("chosen", empty) - drift, drift - rewards.get("rejected", empty)
         if not len(chosen) + len(rejected):
@@ -64,6 +68,12 @@ class KTO:
             kl=drift / self.beta,
         )
         return Loss(torch.cat(losses).mean(), metrics)
+
+    def estimate(self, policy: Blocks, reference: Blocks) -> Float[Tensor, " b"]:
+        """β times the drift on each mismatched row."""
+        if "mismatched" not in policy or not len(policy["mismatched"].mask):
+            raise ValueError(f"kto measures its drift on mismatched rows; this batch has only {', '.join(policy)}")
+        return self.implicit_reward(policy["mismatched"], reference["mismatched"])
 
     def implicit_reward(self, policy: Outputs, reference: Outputs | None) -> Float[Tensor, " b"]:
         assert reference is not None

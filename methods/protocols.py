@@ -52,6 +52,21 @@ class ImplicitReward(Objective, Protocol):
 
 
 @runtime_checkable
+class Estimator(Objective, Protocol):
+    """An objective whose loss reads a mean over the whole update, which no single micro-batch can give.
+
+    The trainer takes it first, over all micro-batches and processes, by a forward without gradient on the roles in
+    `estimates_from`, and hands it to `loss` as `batch.estimate`; `loss` reads those roles for nothing else.
+    """
+
+    estimates_from: ClassVar[tuple[Role, ...]]
+
+    def estimate(self, policy: Blocks, reference: Blocks) -> Float[Tensor, " b"]:
+        """Of each row, what is averaged."""
+        ...
+
+
+@runtime_checkable
 class Regularizer(Part, Protocol):
     @property
     def weight(self) -> float: ...
@@ -251,6 +266,31 @@ class Method:
         """The roles that the policy is run on in a step: what only rewards has read its roles before."""
         parts = [part for part in self.regularizers if isinstance(part, (Penalizer, Adversary))]
         return tuple(dict.fromkeys(role for part in (self.objective, *parts) for role in part.reads))
+
+    @property
+    def trained_roles(self) -> tuple[Role, ...]:
+        """Of `forwards`, the roles whose outputs the policy's gradient comes from.
+
+        A part of weight 0 adds none: it watches roles of its own by a forward without gradient, so that the policy's
+        forward is to the bit the one without that part.
+        """
+        estimated = self.objective.estimates_from if isinstance(self.objective, Estimator) else ()
+        own = [role for role in self.objective.reads if role not in estimated]
+        parts = [part for part in self.regularizers if isinstance(part, (Penalizer, Adversary)) and part.weight]
+        return tuple(dict.fromkeys([*own, *(role for part in parts for role in part.reads)]))
+
+    @property
+    def watched_roles(self) -> tuple[Role, ...]:
+        """What parts of weight 0 look at beside the trained roles."""
+        parts = [part for part in self.regularizers if isinstance(part, (Penalizer, Adversary))]
+        read = dict.fromkeys(role for part in parts for role in part.reads)
+        return tuple(role for role in read if role not in self.trained_roles)
+
+    @property
+    def acting(self) -> "Method":
+        """Without the parts that reward at weight 0: whatever they learnt, the samples would be what they are."""
+        acting = [part for part in self.regularizers if part.weight or not isinstance(part, Rewarder)]
+        return dataclasses.replace(self, regularizers=tuple(acting))
 
     @property
     def on_policy(self) -> bool:

@@ -118,6 +118,7 @@ class Batch:
     samples: Samples | None = None  # exactly where blocks has "sampled"
     step: int = 0  # updates of the policy before this one
     num_steps: int | None = None  # updates of the whole run, where there is one
+    estimate: Float[Tensor, ""] | None = None  # an `Estimator`'s, over the whole update; None: this batch is all of it
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def method_of(name: str, model: str, settings: Settings, study: StudyRecord | No
     a run says all."""
     found = tuned_methods.hyperparameters(study) if study else {}
     spec: Method = override(override(resolve_method(tuned_methods.plain(name)).spec, found), settings.of(name))
-    lr = usual_rate(tuned_methods.plain(name), model, spec)[0] if spec.lr is None else spec.lr
+    lr = usual_rate(tuned_methods.plain(name), model, spec).value if spec.lr is None else spec.lr
     regularizers = []
     for part in spec.regularizers:
         resolvable = isinstance(part, Adversary) and part.lr is None
@@ -276,7 +276,11 @@ def planned(comparison: RunPlan, cells: Sequence[tuple[str, int | None, str]]) -
             mean_completion_tokens=completion,
         )
         changed = {key: value for key, value in flatten(method).items() if value != default[key] and key != "lr"}
-        plans.append(plan.MethodPlan(name=name, lr=method.lr, memory=memory, seconds=duration, changed=changed))
+        usual = usual_rate(tuned_methods.plain(name), config.model, method)
+        origin = usual.origin if usual.value == method.lr and usual.borrowed else ""
+        plans.append(
+            plan.MethodPlan(name=name, lr=method.lr, borrowed=origin, memory=memory, seconds=duration, changed=changed)
+        )
     return plan.Plan(
         model=config.model,
         num_parameters=num_parameters(model),

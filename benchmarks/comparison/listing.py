@@ -47,7 +47,7 @@ def _methods() -> Table:
         table.add_row(card.name, _paper(card), use, f"{card.lr:g}", _space(search_space(card.spec)), card.note)
     table.caption = (
         f"Free compositions: an objective ({', '.join(OBJECTIVES)}) + any of {', '.join(REGULARIZERS)}, such as "
-        '"ipo+latent". lr is the paper\'s; a model may have its own.'
+        "\"ipo+latent\". lr is the paper's; a composition takes its objective's, and a model may have its own."
     )
     return table
 
@@ -55,7 +55,9 @@ def _methods() -> Table:
 def _models() -> Table:
     table = _table("models", "model", "paper", "hub id", "parameters", "licence", "learning rates of its own", "note")
     for preset in MODELS.values():
-        rates = "\n".join(f"{method} {lr:g}" for method, lr in sorted(preset.lr.items()))
+        own = [(name, lr, "") for name, lr in sorted(preset.lr.items())]
+        own += [(f"any on {kind}s", lr, " (borrowed)") for kind, lr in sorted(preset.borrowed_lr.items())]
+        rates = "\n".join(f"{name} {lr:g}{note}" for name, lr, note in own)
         notes = (_if(preset.name == DEFAULT_MODEL, "the default"), _origin(preset), preset.note)
         licence = preset.licence + _if(preset.gated, " (gated: accept it on the hub)")
         name = f"[link={preset.paper.url}]{preset.paper.arxiv}[/link]"

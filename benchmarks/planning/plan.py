@@ -23,13 +23,17 @@ FINISHED, TRAINED = "finished", "to evaluate"
 
 @dataclass(frozen=True, kw_only=True)
 class MethodPlan:
-    """One method's share: `changed` holds what differs from its defaults; `seconds` those of training one cell."""
+    """One method's share: `changed` holds what differs from its defaults; `seconds` those of training one cell.
+
+    `borrowed` says whose learning rate it has, where no sweep chose it for the method's objective.
+    """
 
     name: str
     lr: float | None
     memory: Memory
     seconds: float
     changed: Mapping[str, Any] = field(default_factory=dict)
+    borrowed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +162,9 @@ def render(plan: Plan) -> RenderableType:
     style = "green" if judged.fits else "bold red"
     todo = sum(status != FINISHED for _, _, status in plan.cells)
     ending = f"{todo} of {len(plan.cells)} cells to run, about {_duration(plan.total_seconds)} (a rough estimate)"
-    return Group(facts, _grid(plan), _memory_table(plan), Text(ending), Text(judged.sentence, style=style))
+    rates = dict.fromkeys(f"{m.lr:g}: {m.borrowed}" for m in plan.methods if m.borrowed and m.lr is not None)
+    notes = [Text(note, style="dim") for note in rates]
+    return Group(facts, _grid(plan), *notes, _memory_table(plan), Text(ending), Text(judged.sentence, style=style))
 
 
 def _grid(plan: Plan) -> Table:
@@ -171,7 +177,7 @@ def _grid(plan: Plan) -> Table:
     for name, duration in plan.cell_seconds.items():
         method = known.get(name)
         changed = ", ".join(f"{key}={value}" for key, value in method.changed.items()) if method else ""
-        lr = f"{method.lr:g}" if method and method.lr is not None else ""
+        lr = f"{method.lr:g}{' borrowed' * bool(method.borrowed)}" if method and method.lr is not None else ""
         untrained = status.get((name, None), "")  # the same for every seed
         states = [status.get((name, seed), untrained) for seed in seeds]
         table.add_row(Text(name), lr, Text(changed), *map(Text, states), _duration(duration))

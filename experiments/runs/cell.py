@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -96,9 +97,11 @@ def train(
     assert experiment.method.lr is not None
     assert experiment.seed is not None
     training.check(experiment.name, experiment.method)
+    method, lr, seed = experiment.method.acting, experiment.method.lr, experiment.seed
+    experiment = dataclasses.replace(experiment, method=method)  # what is trained; the run tells of its whole method
     reset_peak_memory()
     sharded = sharding.is_asked_for() and accelerator.num_processes > 1
-    if sharded and experiment.method.on_policy:
+    if sharded and method.on_policy:
         raise ValueError(f"{experiment.name} samples from its policy, which no process of FSDP has whole: use DDP")
     source = assembly.source_of(experiment, cell.model, cell.data, kept=cell.folder / "players")
     policy = begin(cell.model, experiment)
@@ -111,12 +114,12 @@ def train(
     if training.gradient_checkpointing:
         policy.checkpoint_activations()
     trainer = Trainer(
-        experiment.method,
+        method,
         policy,
         source,
         training,
-        seed=experiment.seed,
-        lr=experiment.method.lr,
+        seed=seed,
+        lr=lr,
         stored=cell.stored,
         reference=reference,
         accelerator=sharding.Sharding(accelerator) if sharded else accelerator,
@@ -135,11 +138,11 @@ def train(
         "data_report": cell.data.report.as_dict(),
         **environment(),
     }
-    if marks := assembly.fixed(experiment.method, nets):
+    if marks := assembly.fixed(method, nets):
         facts["discriminators"] = marks
     if main:
         cell.folder.mkdir(parents=True, exist_ok=True)
-        write_json(cell.folder / "spec.json", experiment.spec)
+        write_json(cell.folder / "spec.json", cell.experiment.spec)
         write_json(cell.folder / "manifest.json", {"status": "running", **facts})
         _truncate(history, trainer.step_number)
     last_saved = time.monotonic()
@@ -174,7 +177,7 @@ def train(
                     log.catch_up(history)
         progress(step, training.steps)
         watch(step, policy)
-    if assembly.fixed(experiment.method, nets) != marks:
+    if assembly.fixed(method, nets) != marks:
         raise RuntimeError(f"a discriminator that {experiment.name} holds fixed has moved")
     weights = sharding.whole_state(policy.model, keep=main) if sharded else None
     if main:

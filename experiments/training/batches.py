@@ -48,6 +48,12 @@ def micros(
     return made
 
 
+def only(batch: Batch, roles: Iterable[Role]) -> Batch:
+    """The batch with the blocks of these roles that it has, in their order."""
+    blocks = {role: batch.blocks[role] for role in roles if role in batch.blocks}
+    return dataclasses.replace(batch, blocks=blocks, samples=batch.samples if "sampled" in blocks else None)
+
+
 def recorded(
     micro: Micro, stored: Mapping[int, Scored], latent: Mapping[Role, Outputs], device: torch.device
 ) -> dict[Role, Outputs]:

@@ -1,5 +1,6 @@
 """One training step, the same for every method: the adversaries move, then the policy moves.
 
+What an objective estimates over a whole update (KTO's drift) comes first, by a forward without gradient.
 With one micro-batch a step, a step is the paper's: policy forward, reference forward, the adversaries' update on
 detached outputs, the policy's update on objective + Σ weight · penalty. With several, the adversaries first see all of
 them (one more policy forward, without gradient), so that accumulation does not change who moves when. A critic, which
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch.optim import AdamW
 from experiments.experiment import Training
 from experiments.models.forward import Policy, Scored
 from experiments.models.sharding import Sharding, like, whole
-from experiments.training.batches import Micro, micros, recorded
+from experiments.training.batches import Micro, micros, only, recorded
 from experiments.training.players import (
     Player,
     frozen,
@@ -33,8 +35,8 @@ from experiments.training.players import (
 )
 from experiments.training.sources import Source, TrainingContext
 from experiments.training.step_log import Logs, check_finite
-from methods.protocols import Adversary, Critic, Method, Part, Penalizer
-from methods.types import Batch, Loss, Outputs, Role
+from methods.protocols import Adversary, Critic, Estimator, Method, Part, Penalizer
+from methods.types import Batch, Loss, Outputs, Role, mean_over_ranks
 
 # nats a token between the policy before its first step and the reference store: of the worst token, or of the mean one
 START_TOLERANCE = {"float32": 1e-2, "bfloat16": 5e-2}
@@ -95,6 +97,7 @@ class Trainer:
         factor = schedule(self.step_number, self.training.steps, self.training.warmup_ratio)
         logs = Logs()
         references = [self._reference(micro) for micro in parts]
+        parts = self._estimated(parts, references)
         seated = [player for player in self.players if player.net is not None]
         adversaries = [player for player in seated if isinstance(player.spec, Adversary)]
         critics = [player for player in seated if isinstance(player.spec, Critic)]
@@ -102,15 +105,20 @@ class Trainer:
         if ahead:
             for i, (micro, reference) in enumerate(zip(parts, references, strict=True)):
                 with torch.no_grad():
-                    seen = self._forward(self.policy, micro.batch, logps=False)
+                    roles = (*self.method.trained_roles, *self.method.watched_roles)
+                    seen = self._forward(self.policy, only(micro.batch, roles), logps=False)
                 self._teach(adversaries, i, micro, seen, reference, logs, last=i == len(parts) - 1)
             self._move(adversaries, parts, factor, logs)
         for i, (micro, reference) in enumerate(zip(parts, references, strict=True)):
             last = i == len(parts) - 1
             with self._sync(self.wrapped, last):
-                outputs = self._forward(self.wrapped, micro.batch)
+                outputs = self._forward(self.wrapped, only(micro.batch, self.method.trained_roles))
                 if self.step_number == 0:
                     self._check_start(outputs, reference)
+                if self.method.watched_roles:
+                    with torch.no_grad():
+                        watched = self._forward(self.policy, only(micro.batch, self.method.watched_roles))
+                    outputs = {**outputs, **watched}
                 taught = [*critics, *(() if ahead else adversaries)]
                 if taught:
                     detached = {role: output.detach() for role, output in outputs.items()}
@@ -166,6 +174,26 @@ class Trainer:
             world=self.accelerator.num_processes,
             device=self.accelerator.device,
         )
+
+    @torch.no_grad()
+    def _estimated(self, parts: list[Micro], references: Sequence[Mapping[Role, Outputs]]) -> list[Micro]:
+        """The micro-batches with what the objective reads of the whole update, of all processes."""
+        objective = self.method.objective
+        if not isinstance(objective, Estimator):
+            return parts
+        values = [torch.zeros(0, device=self.accelerator.device)]
+        for micro, reference in zip(parts, references, strict=True):
+            batch = only(micro.batch, objective.estimates_from)
+            if batch.blocks:
+                outputs: dict[Role, Outputs] = self.policy(batch.blocks, precision=self.training.precision)
+                values.append(objective.estimate(outputs, reference))
+        found = torch.cat(values)
+        total, count = mean_over_ranks(torch.stack([found.sum(), found.new_tensor(float(len(found)))]))
+        if not count:
+            raise ValueError(
+                f"{objective.name} takes a mean over {', '.join(objective.estimates_from)} rows, and an update has none"
+            )
+        return [replace(micro, batch=replace(micro.batch, estimate=total / count)) for micro in parts]
 
     def _forward(self, policy: nn.Module, batch: Batch, *, logps: bool = True) -> dict[Role, Outputs]:
         outputs: dict[Role, Outputs] = policy(
@@ -271,7 +299,7 @@ class Trainer:
         return total
 
     def _check_start(self, policy: Mapping[Role, Outputs], reference: Mapping[Role, Outputs]) -> None:
-        for role in reference:
+        for role in reference.keys() & policy.keys():
             gaps = (policy[role].logps.detach() - reference[role].logps).abs()[reference[role].mask]
             rounded = self.training.precision != "float32"  # single unlikely tokens may then differ by much
             gap, allowed = gaps.mean() if rounded else gaps.max(), START_TOLERANCE[self.training.precision]

@@ -18,7 +18,6 @@ from benchmarks.reporting.report import render
 from benchmarks.reporting.terminal import terminal_tables
 from benchmarks.results import declared_runs
 from benchmarks.results.results import load
-from methods import METHODS as METHOD_CARDS
 from registry.models import MODELS
 from tests.benchmarks.synthetic_store import METHODS, write_run, write_store
 
@@ -258,13 +257,14 @@ def test_another_judge_of_the_same_name_stands_in_another_table(out):
 
 
 def test_a_table_says_whose_learning_rates_its_rows_have(tmp_path):
-    swept, paper = MODELS["smollm2_135m"].lr["dpo"], METHOD_CARDS["grpo"].lr
-    for method, rate in {"dpo": swept, "grpo": paper, "ipo": 0.125}.items():
+    rates = MODELS["smollm2_135m"].borrowed_lr
+    for method, rate in {"dpo": rates["sum"], "grpo": rates["mean"], "ipo": 0.125}.items():
         write_run(tmp_path, method, 0, hyperparameters={"lr": rate})
     write_run(tmp_path, "dpo@tuned", 0, hyperparameters={"lr": 3e-3})
     told = " ".join(note for table in build(tmp_path).tables for note in table.notes if "Learning rates" in note)
-    assert f"{swept:g}, of a sweep on this model (dpo)" in told
-    assert f"{paper:g}, of the paper (grpo)" in told
+    for reduction, method in (("sum", "dpo"), ("mean", "grpo")):
+        borrowed = f"borrowed: this model's for objectives on {reduction}s of log-probs, which no sweep has tuned"
+        assert f"{rates[reduction]:g}, {borrowed} ({method})" in told
     assert "0.125, set by hand (ipo)" in told
     assert "dpo@tuned" not in told, "its notes say what the search found"
 

@@ -239,5 +239,5 @@ def test_the_reward_of_a_response_is_the_one_whose_margin_training_logs(name, po
 
 def test_every_objective_says_what_it_makes_of_log_probs():
     sums = {name for name, card in OBJECTIVES.items() if card.spec.logp_reduction == "sum"}
-    assert sums == {"dpo", "cpo", "kto"}
+    assert sums == {"dpo", "cpo", "kto", "rloo"}
     assert set(REWARDING) == {"dpo", "cpo", "kto", "ipo", "simpo", "orpo"}

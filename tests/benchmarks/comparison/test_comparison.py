@@ -9,9 +9,11 @@ from benchmarks.comparison.comparison import _limited, check_roles, method_of, r
 from benchmarks.comparison.config import ComparisonConfig, DataConfig
 from benchmarks.comparison.settings import Settings
 from benchmarks.options import config_of, parser, search_parser, words_of
+from benchmarks.results import learning_rates
+from benchmarks.results.learning_rates import PAPER, SWEPT, Rate, usual_rate
 from benchmarks.tuning.config import SearchConfig
 from experiments.data.tokens import prepare
-from methods import METHODS
+from methods import METHODS, OBJECTIVES, REGULARIZERS
 from methods import resolve as card_of
 from registry import override
 from registry.models import MODELS
@@ -36,14 +38,30 @@ def test_the_adversary_learns_at_half_the_policys_rate_unless_it_is_given():
     assert method_of("ganpo_dpo", "smollm2_135m", given).regularizers[0].lr == 1e-6
 
 
-def test_a_control_has_the_rate_of_its_claim_and_a_composition_that_no_sweep_saw_that_of_its_objective():
-    rates = MODELS["smollm2_135m"].lr
-    for name in ("ganpo_dpo", "ganpo_dpo_frozen", "ganpo_dpo_shuffled", "ganpo_dpo_code", "dpo+latent"):
-        assert method_of(name, "smollm2_135m", Settings({})).lr == rates["dpo+latent"]
-    assert method_of("ganpo_simpo", "smollm2_135m", Settings({})).lr == rates["simpo"]
+@pytest.mark.parametrize("model", [*MODELS, "somewhere/else"])
+def test_a_composition_a_variant_and_a_control_have_their_objectives_rate(model):
+    formulas = [f"{base}+{part}" for base in OBJECTIVES for part in REGULARIZERS]
+    for name in (*METHODS, *formulas):
+        made = method_of(name, model, Settings({}))
+        assert made.lr == method_of(made.objective.name, model, Settings({})).lr, name
+
+
+def test_a_preset_has_one_rate_for_each_reduction_until_a_sweep_tells_objectives_apart(monkeypatch):
+    preset = MODELS["smollm2_135m"]
+    for name, card in OBJECTIVES.items():
+        rate = usual_rate(name, "smollm2_135m")
+        assert rate.value == preset.borrowed_lr[card.spec.logp_reduction]
+        assert rate.borrowed
+        assert f"on {card.spec.logp_reduction}s of log-probs" in rate.origin
+        assert usual_rate(name, "gemma2_2b") == Rate(card.lr, PAPER)
+    swept = dataclasses.replace(preset, lr={"dpo": 2e-5})
+    monkeypatch.setattr(learning_rates, "MODELS", {"smollm2_135m": swept})
+    assert usual_rate("ganpo_dpo_frozen", "smollm2_135m") == Rate(2e-5, SWEPT)
+    assert usual_rate("kto", "smollm2_135m").borrowed
+
+
+def test_a_rate_that_is_given_is_kept():
     assert method_of("dpo", "smollm2_135m", Settings({"dpo.lr": "2e-6"})).lr == 2e-6
-    assert method_of("dpo", "gemma2_2b", Settings({})).lr == METHODS["dpo"].lr
-    assert method_of("grpo", "smollm2_135m", Settings({})).lr == METHODS["grpo"].lr
 
 
 def test_a_rate_of_zero_is_a_rate():

@@ -20,7 +20,8 @@ from tests.experiments.rewards.tiny_encoder import save_tiny_encoder
 from tests.experiments.training.toy_rows import rows
 from tests.tiny import save_tiny
 
-SMALL = {"lr": 1e-3, "sampling.num_generations": 3, "sampling.max_new_tokens": 8, "sampling.epochs": 2}
+FAST = {"lr": 1e-3}
+SMALL = {**FAST, "sampling.num_generations": 3, "sampling.max_new_tokens": 8, "sampling.epochs": 2}
 
 
 class Interrupted(Exception):
@@ -44,7 +45,7 @@ def cell(model, data, tmp_path):
     def build(name: str, values=None, *, lora=4, folder="run", rows="constraints", every=1) -> Cell:
         experiment = Experiment(
             name=name,
-            method=override(resolve(name).spec, SMALL | (values or {})),
+            method=override(resolve(name).spec, (SMALL if resolve(name).spec.on_policy else FAST) | (values or {})),
             seed=0,
             training=Training(steps=5, batch_size=2, micro_batch_size=1, lora_rank=lora),
             model={"name": "tiny", "weights": "0" * 64},
@@ -103,7 +104,7 @@ def test_an_interrupted_run_on_samples_ends_with_the_same_weights_and_history(na
 @pytest.mark.parametrize(
     ("name", "values", "rows"),
     [
-        ("apo_rjs", {"apo.rm_batch_size": 1}, "constraints"),
+        ("apo_rjs", {"apo.rm_batch_size": 1, "apo.rounds": 3}, "constraints"),
         ("gapo", {"gapo.warmup_items": 4, "gapo.stage_items": 4, "sampling.batches": 1}, "constraints_preferential"),
     ],
 )
@@ -141,3 +142,14 @@ def test_a_run_killed_in_the_middle_of_a_fit_goes_on_from_there(
 def test_samples_with_an_offline_term_train_on_the_shipped_data(cell):
     train(cell("raft+nll", {"sampling.epochs": 1}), accelerator=Accelerator())
     assert cell("raft+nll").finished
+
+
+@pytest.mark.parametrize(("base", "part"), [("sft", "aapa"), ("grpo", "aapa"), ("grpo", "apo"), ("ppo", "gapo")])
+def test_a_part_of_weight_zero_changes_no_bit_of_what_its_base_is_trained_to(base, part, cell):
+    train(cell(base, folder="base"), accelerator=Accelerator())
+    train(cell(f"{base}+{part}", {f"{part}.weight": 0.0}), accelerator=Accelerator())
+    assert json.loads((cell(base).folder / "spec.json").read_text())["method"] == f"{base}+{part}"
+    one, other = (
+        load_file(cell(base, folder=name).folder / "policy" / "adapter_model.safetensors") for name in ("run", "base")
+    )
+    assert all(torch.equal(value, other[key]) for key, value in one.items())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.training import checkpoint
-from methods import METHODS
+from methods import METHODS, OBJECTIVES
 from methods.protocols import Critic
 from tests.experiments.training.toy_rows import READERS, assert_same_bits, trainer
 
@@ -53,3 +53,14 @@ def test_a_method_moves_what_learns_and_only_that_logs_and_resumes_to_the_bit(na
     resumed.step()
     resumed.step()
     assert_same_bits(run, resumed)
+
+
+@pytest.mark.parametrize("part", ["nll", "latent"])
+@pytest.mark.parametrize("base", OBJECTIVES)
+def test_a_part_of_weight_zero_changes_no_bit_of_its_base(base, part):
+    alone, watched = trainer(base, micro=2), trainer(f"{base}+{part}", {f"{part}.weight": 0.0}, micro=2)
+    for _ in range(2):
+        alone.step()
+        assert f"{part}/penalty/loss" in watched.step()
+    one, other = (dict(run.policy.named_parameters()) for run in (alone, watched))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())

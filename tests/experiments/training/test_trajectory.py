@@ -1,4 +1,4 @@
-"""Golden: 20 steps of a tiny model, pinned; and what a batch statistic is when a step is taken in parts."""
+"""Golden: 20 steps of a tiny model, pinned; and a statistic of a step that is taken in parts."""
 
 import pytest
 
@@ -20,9 +20,9 @@ def test_twenty_steps_follow_the_pinned_trajectory(name: str) -> None:
     assert {step: losses[step] for step in pinned} == pytest.approx(pinned, rel=TOLERANCE)
 
 
-def test_kto_baseline_is_each_micro_batchs_own_and_their_mean_is_logged() -> None:
-    """z0 of a micro-batch is its mean over the rows it holds, clamped there: parts of a step differ from the whole."""
-    whole, parts = trainer("kto", micro=None, lora=None), trainer("kto", micro=2, lora=None)
-    first, second = ([run.step()["kto/kl"] for run in (whole, parts)] for _ in range(2))
-    assert first == pytest.approx([0.0, 0.0], abs=1e-4)  # no drift yet
-    assert second == pytest.approx([0.01019, 0.01514], rel=0.02)  # a part below zero does not offset one above
+def test_kto_measures_its_drift_over_the_whole_update_whatever_the_micro_batch() -> None:
+    runs = [trainer("kto", micro=size, lora=None) for size in (None, 2, 1)]
+    for _ in range(6):
+        drifts = [run.step()["kto/kl"] for run in runs]
+    assert drifts[0] > 1e-3
+    assert drifts == pytest.approx([drifts[0]] * 3, rel=1e-3)
