@@ -12,21 +12,18 @@ OUT/runs/91ab…/spec.json          what the run's address is the hash of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.manifest import write_atomically, write_json
+from experiments.disk import append
+from experiments.manifest import DamagedFile, read_json, write_atomically, write_json
 
 RunStatus = Literal["running", "finished", "failed"]
 METRICS, MANIFEST, EVALUATIONS = "metrics.jsonl", "manifest.json", "evaluations"  # in the tracking store too
 SPEC, RESPONSES = "spec.json", ".responses.jsonl"
 PARTS = {"data": ("name", "tokens"), "model": ("name", "weights")}  # texts that a spec must have
-
-
-class Damaged(ValueError):
-    """A file of a run that is missing, cut off or not what it should be; the message names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +69,15 @@ class RunFolder:
         return (self.path / SPEC).is_file()
 
     def spec(self) -> RunSpec:
-        """Damaged if it is missing or lacks something."""
-        spec = read_object(self.path / SPEC)
+        """DamagedFile if it is missing or lacks something."""
+        spec = read_json(self.path / SPEC)
         kinds = {"method": str, "hyperparameters": dict, "model": dict, "data": dict}
         missing = [key for key, kind in kinds.items() if not isinstance(spec.get(key), kind)]
         for part, keys in PARTS.items():
             if part not in missing:
                 missing += [f"{part}.{key}" for key in keys if not isinstance(spec[part].get(key), str)]
         if missing:
-            raise Damaged(f"{self.path / SPEC} lacks {', '.join(missing)}")
+            raise DamagedFile(f"{self.path / SPEC} lacks {', '.join(missing)}")
         known = {key: spec.pop(key) for key in kinds}
         return RunSpec(**known, training=spec.pop("training", None) or {}, seed=spec.pop("seed", None), further=spec)
 
@@ -88,13 +85,18 @@ class RunFolder:
         write_json(self.path / MANIFEST, {"status": status, **facts})
 
     def manifest(self) -> dict[str, Any]:
-        """Damaged if it is missing."""
-        return read_object(self.path / MANIFEST)
+        """DamagedFile if it is missing."""
+        return read_json(self.path / MANIFEST)
 
     @property
     def finished(self) -> bool:
-        """Damaged for a manifest that cannot be read: whether the run may be trained anew is the user's to say."""
-        return (self.path / MANIFEST).is_file() and self.manifest().get("status") == "finished"
+        """DamagedFile for a manifest that cannot be read: whether it may be trained over is the user's to say."""
+        if not (self.path / MANIFEST).is_file():
+            return False
+        try:
+            return self.manifest().get("status") == "finished"
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}; delete the file to have this run trained again") from None
 
     # what training leaves
 
@@ -107,14 +109,13 @@ class RunFolder:
         return read_steps(self.metrics)
 
     def add_step(self, row: Mapping[str, Any]) -> None:
-        with self.metrics.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(row) + "\n")
+        append(self.metrics, json.dumps(row) + "\n")
 
     def keep_steps(self, last: int) -> None:
         """Forget the steps after `last`, from which the run continues, and a torn last line."""
         self.write_steps(row for row in self.steps() if row["step"] <= last)
 
-    def write_steps(self, rows: Any) -> None:
+    def write_steps(self, rows: Iterable[Mapping[str, Any]]) -> None:
         write_atomically(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     @property
@@ -179,7 +180,7 @@ class RunFolder:
         return self.path / f"dev-{key}.json"
 
 
-def responses_path(evaluations: Path, task: str, key: str) -> Path:
+def responses_file(evaluations: Path, task: str, key: str) -> Path:
     """Where a task's responses are kept in the folder of evaluations; `key` is a hash of how they were generated."""
     return evaluations / f"{task}-{key}{RESPONSES}"
 
@@ -189,27 +190,17 @@ def run_folders(out: Path) -> list[RunFolder]:
     return [RunFolder(path) for path in sorted((out / "runs").glob("*")) if path.is_dir()]
 
 
-def read_steps(history: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics.jsonl up to its end or the first line that a kill has torn; nothing if it is missing."""
+def read_steps(history: Path, *, size: int | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a metrics.jsonl up to its end, its first `size` bytes or the first line that a kill has torn.
+
+    Nothing if it is missing.
+    """
     if not history.exists():
         return
-    for line in history.read_text(encoding="utf-8").split("\n"):
+    for line in history.read_bytes()[:size].decode("utf-8", errors="replace").split("\n"):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             return
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             yield row
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Damaged, with the path, for anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Damaged(f"no {path.name} in {path.parent}") from None
-    except (OSError, ValueError) as error:
-        raise Damaged(f"{path} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise Damaged(f"{path} holds no JSON object")
-    return value

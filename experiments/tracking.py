@@ -21,6 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from experiments.run_folder import EVALUATIONS, MANIFEST, read_steps
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
@@ -234,7 +236,7 @@ class RunLogger:
         new = {key: value for key, value in named.items() if self._latest.get(key) != value}
         if new:
             for path in files:
-                self.artifact(path, "evaluations")
+                self.artifact(path, EVALUATIONS)
             self._client.log_batch(self.run_id, metrics=_metrics(new, max(self._last, 0)))  # last: the sign of all
             self._latest |= new
 
@@ -248,7 +250,7 @@ class RunLogger:
             tags["mlflow.source.git.commit"] = commit
         changed = {key: value for key, value in tags.items() if self._tags.get(key) != value}
         if changed:
-            self._client.log_dict(self.run_id, dict(manifest), "manifest.json")
+            self._client.log_dict(self.run_id, dict(manifest), MANIFEST)
             self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in changed.items()])
             self._tags |= changed
 
@@ -263,22 +265,6 @@ class RunLogger:
         if self._status != status:
             self._client.set_terminated(self.run_id, status)
             self._status = status
-
-
-def read_steps(history: Path, *, size: int | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics.jsonl up to its end, its first `size` bytes or the first line that a kill has torn.
-
-    Nothing if it is missing.
-    """
-    if not history.exists():
-        return
-    for line in history.read_bytes()[:size].decode("utf-8", errors="replace").split("\n"):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            return
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            yield row
 
 
 def flat_params(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -29,7 +29,7 @@ THIRD_PARTIES = {
     | {"if_verifiable", "langdetect", "nltk", "punkt"}
     | {"filelock", "gguf", "huggingface_hub", "jinja2", "psutil", "pyarrow", "rich", "safetensors", "tokenizers"},
     "benchmarks": NUMBERS
-    | {"alpaca_eval", "lm_eval", "scipy", "jinja2", "matplotlib", "statsmodels", "markupsafe", "pandas"}
+    | {"alpaca_eval", "lm_eval", "scipy", "jinja2", "statsmodels", "markupsafe", "pandas"}
     | {"if_verifiable", "accelerate", "filelock", "mlflow", "optuna", "ray", "rich", "transformers"},
 }
 FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
@@ -95,6 +95,49 @@ def test_no_modules_import_each_other_in_a_circle():
         for path in FILES
     }
     assert not cycle(graph)
+
+
+def folder_of(module: str) -> str:
+    """`benchmarks.results` of `benchmarks.results.tuned_methods`, and of the folder itself."""
+    return module if (ROOT / Path(*module.split("."))).is_dir() else module.rpartition(".")[0]
+
+
+def test_no_folders_import_each_other_in_a_circle():
+    graph: dict[str, set[str]] = {}
+    for path in FILES:
+        own = folder_of(module_name(path))
+        others = {folder_of(name) for name in imported(path.read_text()) if name in MODULES}
+        graph.setdefault(own, set()).update(others - {own})
+    assert not cycle(graph)
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in FILES}), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_a_folder_reads_as_a_table_of_contents(folder):
+    most = 30 if folder.name == "methods" else 18  # a paper a file, a task a file
+    assert len(list(folder.glob("*.py"))) <= most, "more files than a reader takes in: a folder answers one question"
+
+
+def test_options_are_read_by_commands_alone():
+    """What runs below a command is given a configuration, so that notebooks, presets and Ray tasks can give one too."""
+    reading = {path for path in FILES if "argparse" in path.read_text()}
+    commands = {path for path in FILES if path.parent.name == "benchmarks" and "__main__" in path.read_text()}
+    assert reading <= {*commands, ROOT / "benchmarks" / "options.py"}
+    using = {path for path in FILES if {"benchmarks.options"} & set(imported(path.read_text()))}
+    assert using <= commands
+
+
+NAMES = ("metrics.jsonl", "manifest.json", "spec.json", "evaluations", "tuning.json", ".responses.jsonl")
+
+
+@by_file
+def test_one_module_knows_the_files_of_a_run(path):
+    if path == ROOT / "experiments" / "run_folder.py":
+        return
+    texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    named = {text for text in texts if isinstance(text, str) and text.removesuffix("/") in NAMES}
+    assert not named, f"{named}: ask experiments.run_folder for it"
 
 
 def test_both_kinds_of_import_are_seen_wherever_they_stand():

@@ -39,9 +39,8 @@ class ClusterGrid(Grid):
 
         def follow() -> None:
             for cell in cells:
-                history = cell.folder / "metrics.jsonl"
-                if cell.experiment.id in logs and history.is_file():
-                    logs[cell.experiment.id].catch_up(history)
+                if cell.experiment.id in logs and cell.files.metrics.is_file():
+                    logs[cell.experiment.id].catch_up(cell.files.metrics)
 
         execution = self.config.execution
         cluster = Ray(cpus=execution.cpus_per_cell, gpus=execution.gpus_per_cell)

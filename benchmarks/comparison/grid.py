@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import hashlib
 import importlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -28,9 +25,10 @@ from benchmarks.ranking.tables import build
 from benchmarks.reporting.forms import write
 from benchmarks.reporting.terminal import terminal_tables
 from benchmarks.results import declared_runs, tuned_methods
+from benchmarks.results.evaluations import Evaluation, evaluation_path, read_metrics, settings_of
 from benchmarks.tasks import Task, TaskSkipped, check_ready
 from experiments.experiment import Training
-from experiments.manifest import DamagedFile, read_json, write_json
+from experiments.manifest import write_json
 from experiments.mirror import open_mirror
 from experiments.models.forward import Policy
 from experiments.runs.cell import Cell, register_untrained, train, trained
@@ -107,7 +105,7 @@ class Grid:
         """What the plan says of a cell: finished, to be evaluated (its training is finished), or to run."""
         if not cell.finished:
             return "to run"
-        done = all(_results_of(cell, task).is_file() for task in self.comparison.tasks)
+        done = all(evaluation_path(cell.files, task).is_file() for task in self.comparison.tasks)
         return plan.FINISHED if done else plan.TRAINED
 
     def run(self, cells: list[Cell]) -> None:
@@ -115,10 +113,10 @@ class Grid:
         mirror = open_mirror(self.config.output.tracking_uri, self.out, self._warn) if self.main else None
         settings = {
             "cells": [cell.experiment.id for cell in cells],
-            "tasks": [dataclasses.asdict(task) for task in self.comparison.tasks],  # type: ignore[call-overload]
+            "tasks": [settings_of(task) for task in self.comparison.tasks],
         }
         if self.main:
-            measured = [c.experiment.id for c in cells if any((c.folder / "evaluations").glob("*.json"))]
+            measured = [c.experiment.id for c in cells if c.files.evaluation_files()]
             declared_runs.declare(self.out, [cell.experiment.id for cell in cells], measured)
         parent = mirror.comparison(" vs ".join(self.comparison.methods), settings) if mirror else None
 
@@ -176,7 +174,7 @@ class Grid:
                 cell = self.bench.with_reference(cell, self.comparison.methods.values())
                 policy = _trainer(cell)(cell, accelerator=self.accelerator, log=log, progress=show)
                 if self.main and (study := self.comparison.studies.get(cell.experiment.name)):
-                    write_json(cell.folder / tuned_methods.FILE, tuned_methods.about(study))
+                    write_json(cell.files.tuning, tuned_methods.about(study))
             if self.main:
                 results = self.evaluate(cell, policy, show)
                 if log is not None:
@@ -193,7 +191,7 @@ class Grid:
         with contextlib.ExitStack() as held:
             if self.main:
                 cell.folder.parent.mkdir(parents=True, exist_ok=True)
-                lock = FileLock(f"{cell.folder}.lock")
+                lock = FileLock(cell.files.lock)
                 try:
                     held.enter_context(lock.acquire(timeout=0))
                 except Timeout:
@@ -206,7 +204,7 @@ class Grid:
         """The metrics of every task, from disk where they are."""
         results = {}
         for task in self.comparison.tasks:
-            path = _results_of(cell, task)
+            path = evaluation_path(cell.files, task)
             if not path.is_file():
                 policy = policy or trained(cell, self.accelerator.device)
                 try:
@@ -214,7 +212,7 @@ class Grid:
                 except TaskSkipped as reason:
                     self.console.print(f"{task.name} skipped: {reason}", style="yellow", markup=False)
                     continue
-            results[task.name] = _metrics_in(path)
+            results[task.name] = read_metrics(path)
         return results
 
     def _evaluate(self, cell: Cell, task: Task, policy: Policy, path: Path, show: Any) -> None:
@@ -222,15 +220,9 @@ class Grid:
         path.parent.mkdir(parents=True, exist_ok=True)
         reference = self.bench.reference("held_out")
         subject = self.bench.subject(cell, policy, folder=path.parent, reference=reference, progress=show)
-        result = dataclasses.asdict(task.evaluate(subject))
-        about = {
-            "task": task.name,
-            "columns": task.columns,
-            "revision": task.revision,
-            "settings": dataclasses.asdict(task),  # type: ignore[call-overload]
-            "trained_on": self._share_trained_on(subject.asked),
-        }
-        write_json(path, about | {"seconds": time.monotonic() - began} | result)
+        result = task.evaluate(subject)
+        trained_on = self._share_trained_on(subject.asked)
+        Evaluation.of(task, result, seconds=time.monotonic() - began, trained_on=trained_on).write(path)
 
     def _share_trained_on(self, asked: set[str]) -> float:
         known = {example.asked_id for example in self.bench.data.train}
@@ -259,16 +251,6 @@ def _status(error: BaseException) -> Status:
     return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
-def _metrics_in(path: Path) -> dict[str, float]:
-    """What an evaluation came to. ValueError for a damaged file, which is the user's to delete."""
-    try:
-        metrics: dict[str, float] = read_json(path)["metrics"]
-    except (DamagedFile, KeyError) as error:
-        said = error if isinstance(error, DamagedFile) else f"{path} is damaged: it holds no metrics"
-        raise DamagedFile(f"{said}; delete it, and the same command evaluates again") from None
-    return metrics
-
-
 def _show(progress: Progress, bar: Any, done: int, total: int) -> None:
     progress.update(bar, completed=done, total=total)
 
@@ -287,14 +269,8 @@ def title(cell: Cell) -> str:
 
 
 def record(cell: Cell, log: RunLog, results: dict[str, dict[str, float]]) -> None:
-    log.catch_up(cell.folder / "metrics.jsonl")
+    log.catch_up(cell.files.metrics)
     for name, metrics in results.items():
-        log.evaluation(name, metrics, sorted((cell.folder / "evaluations").glob(f"{name}-*.json*")))
-    log.manifest(read_json(cell.folder / "manifest.json"))
+        log.evaluation(name, metrics, cell.files.files_of(name))
+    log.manifest(cell.files.manifest())
     log.finish()
-
-
-def _results_of(cell: Cell, task: Task) -> Path:
-    settings = dataclasses.asdict(task)  # type: ignore[call-overload]
-    said = json.dumps([task.name, task.revision, settings], sort_keys=True)
-    return cell.folder / "evaluations" / f"{task.name}-{hashlib.sha256(said.encode()).hexdigest()[:12]}.json"

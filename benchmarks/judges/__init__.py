@@ -23,7 +23,7 @@ from benchmarks.judges.api import api_judge
 from benchmarks.judges.endpoint import Endpoint
 from benchmarks.judges.judging import Duel, Judge, Judgement, Progress, by_scores
 from benchmarks.judges.reward import NAMED, reward_judge
-from experiments.manifest import read_json
+from experiments.run_folder import RunFolder
 from registry import nearest
 from registry.encoders import ENCODERS
 
@@ -60,21 +60,20 @@ def check_ready(text: str) -> None:
         Endpoint.from_environment()
 
 
-def refuse_training_reward(judge: Judge, run: Path) -> None:
+def refuse_training_reward(judge: Judge, run: RunFolder) -> None:
     """ValueError if the run in that folder was trained on what this judge judges by: it would grade its own homework.
 
     A run's reward is whatever text of its spec names the judge (a reward model's folder, hub id or weights), and
     whatever reward model lies in the run's own folder.
     """
-    path = run / "spec.json"
-    spec = read_json(path) if path.is_file() else {}
-    named = {value for key in ("hyperparameters", "data") for value in _texts(spec.get(key))}
+    spec = run.spec() if run.has_spec else None
+    named = _texts(spec.hyperparameters) | _texts(spec.data) if spec else set()
     named |= {str(Path(value).resolve()) for value in named if "/" in value}
-    own = {alias for alias in judge.aliases if Path(alias).is_relative_to(run.resolve())}
+    own = {alias for alias in judge.aliases if Path(alias).is_relative_to(run.path.resolve())}
     if known := sorted(named & judge.aliases | own):
         raise ValueError(
-            f"{spec.get('method')} was trained on the reward {known[0]}, so {judge.identity} cannot judge it;"
-            " name another --judge"
+            f"{spec.method if spec else run.id} was trained on the reward {known[0]}, so {judge.identity} cannot"
+            " judge it; name another --judge"
         )
 
 

@@ -13,7 +13,8 @@ from typing import Literal
 
 from benchmarks.presets import Claim, Measure, Preset, ScaleName
 from benchmarks.ranking.columns import Column, Score, compare_rows
-from benchmarks.results.results import Evaluation, Run, load
+from benchmarks.results.evaluations import Evaluation
+from benchmarks.results.results import Run, load
 from benchmarks.statistics.significance import Difference, Interval
 from benchmarks.tasks import load_tasks
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from benchmarks.ranking.descriptions import UNTRAINED
-from benchmarks.results.results import Evaluation
+from benchmarks.results.evaluations import Evaluation
 from benchmarks.statistics.significance import (
     FEWEST_SEEDS,
     Difference,

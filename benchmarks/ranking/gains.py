@@ -12,7 +12,7 @@ from benchmarks.results.tuned_methods import is_tuned, untuned
 
 if TYPE_CHECKING:
     from benchmarks.ranking.board import Row, Table
-    from benchmarks.results.results import Evaluation
+    from benchmarks.results.evaluations import Evaluation
 
 
 def with_gains(tables: Sequence[Table]) -> list[Table]:

@@ -17,7 +17,8 @@ from benchmarks.ranking.columns import Column, compare_rows, mean
 from benchmarks.ranking.descriptions import changed, control, describe, label, rewards_of, shared_settings
 from benchmarks.ranking.gains import with_gains
 from benchmarks.results import declared_runs, learning_rates, tuned_methods
-from benchmarks.results.results import BASE, Evaluation, Run, Store, load
+from benchmarks.results.evaluations import Evaluation
+from benchmarks.results.results import BASE, Run, Store, load
 from benchmarks.results.tuned_methods import SUFFIX, is_tuned, untuned
 from benchmarks.statistics.significance import FEWEST_SEEDS
 from benchmarks.tasks import load_tasks

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.ranking.board import Row, Table
 from benchmarks.ranking.columns import Column
-from benchmarks.results.results import Evaluation
+from benchmarks.results.evaluations import Evaluation
 from benchmarks.tasks.responses import read_responses
 
 NUM_PROMPTS = 4

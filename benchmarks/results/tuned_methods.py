@@ -10,7 +10,6 @@ from typing import Any
 from experiments.studies.record import StudyRecord, read_studies
 
 SUFFIX = "@tuned"
-FILE = "tuning.json"  # of a tuned run's folder: what the search was, with its budget and trace
 
 
 def is_tuned(name: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
+from experiments.run_folder import RunFolder
 from registry import Card, Catalogue, Paper
 from registry.catalogue import import_submodules
 
@@ -57,6 +58,11 @@ class Subject:
     seed: int | None = None  # of the run, which its samples are drawn with; None for the untrained model
     untrained: Callable[[], Policy] | None = None  # loads what training started from, for a policy without an adapter
     asked: set[str] = field(default_factory=set)  # hashes of the prompts that it was asked; filled on the way
+
+    @property
+    def run(self) -> RunFolder:
+        """The folder of the run that the policy is of."""
+        return RunFolder(self.folder.parent)
 
 
 @runtime_checkable

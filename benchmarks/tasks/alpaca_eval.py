@@ -35,7 +35,7 @@ from benchmarks.tasks import Item, Subject, TaskResult, task
 from benchmarks.tasks.alpaca_eval_files import write_files
 from benchmarks.tasks.baselines import baseline_of
 from benchmarks.tasks.responses import Answered, Generation, choose_prompts, respond, responses_path
-from experiments.manifest import read_json
+from experiments.run_folder import RunFolder
 from registry import Paper
 from registry.assets import fetch
 from registry.packages import ALPACA_EVAL
@@ -94,7 +94,7 @@ class AlpacaEval(Generation):
     def evaluate(self, subject: Subject) -> TaskResult:
         """One item for each prompt. ValueError for a judge, baseline or difficulty that cannot be; JudgeError."""
         judge = open_judge(self.judge)
-        refuse_training_reward(judge, subject.folder.parent)
+        refuse_training_reward(judge, subject.run)
         prompts = choose_prompts(load_prompts(), self.num_prompts, of=self.name)
         difficulty = self._difficulty(prompts)
         decoding = self.decoding_of(subject.seed)
@@ -103,9 +103,9 @@ class AlpacaEval(Generation):
         compared = self.decoding
         if self.baseline_temperature is not None:
             compared = replace(compared, temperature=self.baseline_temperature)
-        baseline = baseline_of(self.baseline, subject.folder, self.name, compared, references)
+        baseline = baseline_of(self.baseline, subject.run, self.name, compared, references)
         duels = [Duel(p.text, baseline.answers[p.id], a.response) for p, a in zip(prompts, answers, strict=True)]
-        verdicts = judge_all(judge, duels, subject.folder.parent.parent.parent / "judgements", subject.progress)
+        verdicts = judge_all(judge, duels, subject.run.out / "judgements", subject.progress)
         unjudged = Unjudged.among(verdicts)
         if unjudged is not None and not unjudged.judged:
             raise ValueError(f"{judge.identity}: {unjudged.sentence}; choose another --judge")
@@ -125,7 +125,7 @@ class AlpacaEval(Generation):
             duels=duels,
             datasets=[prompt.dataset for prompt in prompts],
             verdicts=verdicts,
-            names=(baseline.name, _generator(subject.folder.parent)),
+            names=(baseline.name, _generator(subject.run)),
             annotator=judge.identity,
             controlled=None if judgements is None else length_control(judgements, counts),
         )
@@ -237,11 +237,9 @@ def _controlled(judgements: Judgements | None) -> list[dict[str, float]]:
     return [{judgements.metric: float(value) / 100} for value in values]
 
 
-def _generator(run: Path) -> str:
+def _generator(run: RunFolder) -> str:
     """What alpaca_eval's files call the policy: `ganpo_dpo-seed0-91ab…`, or the run's id."""
-    path = run / "spec.json"
-    if not path.is_file():
-        return run.name
-    spec = read_json(path)
-    seed = "" if spec.get("seed") is None else f"-seed{spec['seed']}"
-    return f"{spec['method']}{seed}-{run.name}"
+    if not run.has_spec:
+        return run.id
+    spec = run.spec()
+    return f"{spec.method}{'' if spec.seed is None else f'-seed{spec.seed}'}-{run.id}"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from benchmarks.tasks.responses import Decoding, read_responses, responses_path
-from experiments.manifest import read_json
+from experiments.run_folder import RunFolder, run_folders
 from registry import nearest
 
 GPT4, UNTRAINED = "gpt4", "base"
@@ -28,8 +26,8 @@ class Baseline:
         return hashlib.sha256(json.dumps(self.answers, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def baseline_of(name: str, evaluations: Path, task: str, decoding: Decoding, references: Mapping[str, str]) -> Baseline:
-    """The baseline `gpt4`, `base` or the id of a run, for the run whose evaluations/ folder is given.
+def baseline_of(name: str, run: RunFolder, task: str, decoding: Decoding, references: Mapping[str, str]) -> Baseline:
+    """The baseline `gpt4`, `base` or the id of a run, for a run of the same output folder.
 
     `decoding` is the task's, without a run's seed.
 
@@ -38,13 +36,14 @@ def baseline_of(name: str, evaluations: Path, task: str, decoding: Decoding, ref
     """
     if name == GPT4:
         return Baseline("gpt4_1106_preview", references)
-    runs = evaluations.parent.parent
-    folders = _untrained(runs, evaluations.parent) if name == UNTRAINED else [_run(runs, name)]
+    others = run_folders(run.out)
+    folders = _untrained(others, run) if name == UNTRAINED else [_named(others, name)]
     for folder in folders:
-        path = responses_path(folder / "evaluations", task, decoding.of_run(_spec(folder).get("seed")))
-        answers = {a.id: a.response for a in read_responses(path)}
+        seed = folder.spec().seed if folder.has_spec else None
+        path = responses_path(folder.evaluations, task, decoding.of_run(seed))
+        answers = {answer.id: answer.response for answer in read_responses(path)}
         if references.keys() <= answers.keys():
-            return Baseline(f"{name}-{folder.name}" if name == UNTRAINED else name, {i: answers[i] for i in references})
+            return Baseline(f"{name}-{folder.id}" if name == UNTRAINED else name, {i: answers[i] for i in references})
     whose = "the untrained model" if name == UNTRAINED else f"run {name}"
     raise ValueError(
         f"{whose} has not answered these {len(references)} prompts of {task} with these settings;"
@@ -52,23 +51,14 @@ def baseline_of(name: str, evaluations: Path, task: str, decoding: Decoding, ref
     )
 
 
-def _untrained(runs: Path, run: Path) -> list[Path]:
+def _untrained(others: Sequence[RunFolder], run: RunFolder) -> list[RunFolder]:
     """Folders of the untrained model with the same weights as the run's."""
-    weights = _spec(run).get("model", {}).get("weights")
-    return [
-        path.parent
-        for path in sorted(runs.glob("*/spec.json"))
-        if (spec := _spec(path.parent)).get("method") == UNTRAINED and spec.get("model", {}).get("weights") == weights
-    ]
+    weights = run.spec().model["weights"] if run.has_spec else None
+    return [o for o in others if o.has_spec and (s := o.spec()).method == UNTRAINED and s.model["weights"] == weights]
 
 
-def _run(runs: Path, name: str) -> Path:
-    known = sorted(path.parent.name for path in runs.glob("*/spec.json"))
+def _named(others: Sequence[RunFolder], name: str) -> RunFolder:
+    known = {run.id: run for run in others if run.has_spec}
     if name not in known:
         raise ValueError(f"no baseline {name!r}{nearest(name, [GPT4, UNTRAINED, *known])}")
-    return runs / name
-
-
-def _spec(run: Path) -> dict[str, Any]:
-    path = run / "spec.json"
-    return read_json(path) if path.is_file() else {}
+    return known[name]

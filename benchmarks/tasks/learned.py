@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from experiments.models.forward import Policy
     from experiments.rewards.reward_models import RewardModel
+    from experiments.run_folder import RunFolder
     from methods.types import Outputs
 
 
@@ -54,7 +55,7 @@ def discriminators(subject: Subject) -> list[tuple[Any, nn.Module]]:
     found = []
     for part in subject.method.regularizers if subject.method is not None else ():
         if isinstance(part, SequenceScorer):
-            net = kept_networks.load(_players(subject), part, subject.policy.hidden_size)  # type: ignore[arg-type]
+            net = kept_networks.load(subject.run.players, part, subject.policy.hidden_size)  # type: ignore[arg-type]
             if net is not None:
                 found.append((part, net.to(subject.policy.device)))
     return found
@@ -73,7 +74,7 @@ def reward_models(subject: Subject, *, only_last: bool = False) -> Iterator[tupl
     for part in subject.method.parts.values() if subject.method is not None else ():
         if not isinstance(part, TextScorer) or is_fixed(part):
             continue
-        kept = _kept(_players(subject), part.name)[-1 if only_last else 0 :]
+        kept = _kept(subject.run, part.name)[-1 if only_last else 0 :]
         if not kept:
             continue
         alone = part.scorer == reward_models.BACKBONE and not subject.policy.has_adapter
@@ -90,23 +91,18 @@ def reward_models(subject: Subject, *, only_last: bool = False) -> Iterator[tupl
             yield label, net
 
 
-def _players(subject: Subject) -> Path:
-    return subject.folder.parent / "players"
-
-
-def _kept(folder: Path, name: str) -> list[tuple[str, Path]]:
+def _kept(run: RunFolder, name: str) -> list[tuple[str, Path]]:
     """`[("round 1", …/name-round0.safetensors), …]`, or the one network of a run without rounds.
 
     A run keeps its first rounds, and its last network by the name of the part: of a longer run that is the last entry.
     """
-    from experiments.tracking import read_steps
-
+    folder = run.players
     last = folder / f"{name}.safetensors"
     rounds = {int(path.stem.rpartition("-round")[2]): path for path in folder.glob(f"{name}-round*.safetensors")}
     if not rounds:
         return [("reward model", last)] if last.is_file() else []
     kept = [(f"round {number + 1}", path) for number, path in sorted(rounds.items())]
-    run = sum(f"{name}/tokens_consumed" in step for step in read_steps(folder.parent / "metrics.jsonl"))
-    if run > max(rounds) + 1 and last.is_file() and not filecmp.cmp(last, kept[-1][1], shallow=False):
-        kept.append((f"round {run}", last))
+    number = sum(f"{name}/tokens_consumed" in step for step in run.steps())
+    if number > max(rounds) + 1 and last.is_file() and not filecmp.cmp(last, kept[-1][1], shallow=False):
+        kept.append((f"round {number}", last))
     return kept

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from experiments.data.rows import Message, Row, Side
 from experiments.disk import append
 from experiments.manifest import write_atomically
+from experiments.run_folder import responses_file
 
 if TYPE_CHECKING:
     from benchmarks.tasks import Subject
@@ -112,7 +113,7 @@ class Generation:
 def respond(subject: Subject, task: str, prompts: Mapping[str, str], decoding: Decoding) -> list[Answered]:
     """The subject's answer to each of `prompts` (text by id), in their order, from its file as far as it goes.
 
-    The file, `<task>-<key of the settings>.responses.jsonl` in the subject's folder, is complete afterwards.
+    The file, `responses_path` in the subject's folder, is complete afterwards.
     """
     subject.asked.update(Row(0, {"expert": Side((Message("user", p),), "")}).asked_hash for p in prompts.values())
     path = responses_path(subject.folder, task, decoding)
@@ -124,8 +125,9 @@ def respond(subject: Subject, task: str, prompts: Mapping[str, str], decoding: D
     return [answers[key] for key in prompts]
 
 
-def responses_path(folder: Path, task: str, decoding: Decoding) -> Path:
-    return folder / f"{task}-{decoding.key}.responses.jsonl"
+def responses_path(evaluations: Path, task: str, decoding: Decoding) -> Path:
+    """The file of a task's responses in a run's folder of evaluations."""
+    return responses_file(evaluations, task, decoding.key)
 
 
 def read_responses(path: Path) -> list[Answered]:

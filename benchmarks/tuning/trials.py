@@ -28,7 +28,7 @@ from experiments.models.forward import Policy
 from experiments.runs.cell import Cell, train, trained
 from experiments.studies.sampler import RUNGS
 from experiments.studies.study import Outcome, Report, TrialFailed
-from experiments.tracking import RunLog, read_steps
+from experiments.tracking import RunLog
 from experiments.training.step_log import NonFiniteError
 from methods.protocols import Method
 from registry import flatten
@@ -72,7 +72,7 @@ class Trials:
             cell = self.bench.cell(name, method, seed)
             runs.append(cell.experiment.id)
             cell.folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{cell.folder}.lock"), _failures(), self._logged(cell, parent, label, place) as log:
+            with FileLock(cell.files.lock), _failures(), self._logged(cell, parent, label, place) as log:
                 measured, spent = self._measured(cell, log, report)
             found.append(measured)
             seconds += spent
@@ -89,10 +89,10 @@ class Trials:
         assert method is not None
         settings = dev_metrics.settings(self.wanted, self.sampled)
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        path = cell.folder / f"dev-{key}.json"
+        path = cell.files.dev_metrics(key)
         if not path.is_file():
             policy = None
-            if cell.finished and not (cell.folder / "policy").is_dir():  # measured otherwise, its weights forgotten
+            if cell.finished and not cell.files.policy.is_dir():  # measured otherwise, its weights forgotten
                 shutil.rmtree(cell.folder)
             if not cell.finished:
                 watch = self._rungs(cell, report) if self.pruner == "hyperband" else lambda step, policy: None
@@ -105,8 +105,8 @@ class Trials:
                 | _adversaries(cell)
             )
             write_json(path, settings | {"values": measured, "seconds": time.monotonic() - began})
-            for weights in ("policy", "players"):  # a search keeps figures
-                shutil.rmtree(cell.folder / weights, ignore_errors=True)
+            for weights in (cell.files.policy, cell.files.players):  # a search keeps figures
+                shutil.rmtree(weights, ignore_errors=True)
         found = read_json(path)
         if log is not None:
             log.evaluation("trial", found["values"])
@@ -130,7 +130,7 @@ class Trials:
         return watch
 
     def _cost(self, cell: Cell) -> dict[str, float]:
-        manifest = read_json(cell.folder / "manifest.json")
+        manifest = cell.files.manifest()
         return {"cost/seconds": manifest["wall_seconds"], "cost/peak_memory_bytes": manifest["peak_memory_bytes"]}
 
     def _untrained_length(self) -> float:
@@ -158,8 +158,8 @@ class Trials:
         except BaseException:
             log.finish("FAILED")
             raise
-        log.catch_up(cell.folder / "metrics.jsonl")
-        log.manifest(read_json(cell.folder / "manifest.json"))
+        log.catch_up(cell.files.metrics)
+        log.manifest(cell.files.manifest())
         log.finish()
 
 
@@ -178,7 +178,7 @@ def _failures() -> Iterator[None]:
 
 def _adversaries(cell: Cell) -> dict[str, float]:
     """`adversary/latent`: how often the discriminator orders right, over the last quarter of the steps; ½ is chance."""
-    rows = list(read_steps(cell.folder / "metrics.jsonl"))
+    rows = list(cell.files.steps())
     sums: dict[str, list[float]] = {}
     for row in rows[-max(1, int(len(rows) * LAST)) :]:
         for key, value in row.items():

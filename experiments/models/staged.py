@@ -16,6 +16,7 @@ from experiments.disk import num_bytes, writing
 from experiments.manifest import write_json
 from experiments.models.loading import load_model, load_tokenizer, quiet_transformers, weights_hash
 from experiments.models.weights import ResolvedModel
+from experiments.run_folder import RunFolder
 from registry.assets import file_sha256, locked
 
 MARK = "merged.json"  # {"adapter": sha256 of what was merged, "model": sha256 of what it was merged into}
@@ -27,24 +28,25 @@ def staged_model(run: Path, base: ResolvedModel) -> ResolvedModel:
     Merged once into `run/merged`. Raises ValueError for a folder that is no finished run, one that trained nothing, or
     one that started from other weights than `base`.
     """
-    spec, manifest = (_read(run / name) for name in ("spec.json", "manifest.json"))
-    if manifest.get("status") != "finished":
+    files = RunFolder(run)
+    if not files.finished:
         raise ValueError(
             f"{run} is no finished run (--init-from takes a folder OUT/runs/ID with a manifest); finish it"
         )
-    if not (run / "policy").is_dir():
-        raise ValueError(f"{run} trained nothing (it is the row {spec.get('method')!r}); give the run of a method")
+    spec = files.spec()
+    if not files.policy.is_dir():
+        raise ValueError(f"{run} trained nothing (it is the row {spec.method!r}); give the run of a method")
     weights = weights_hash(base.folder)
-    if spec["model"]["weights"] != weights:
+    if spec.model["weights"] != weights:
         raise ValueError(
-            f"{run} started from {spec['model']['name']} with weights {spec['model']['weights'][:12]}…, and this model"
+            f"{run} started from {spec.model['name']} with weights {spec.model['weights'][:12]}…, and this model"
             f" has {weights[:12]}…; give the same --model"
         )
-    name = f"{base.name}+{spec['method']}-{run.name[:8]}"
-    if not (run / "policy" / "adapter_config.json").exists():
-        return ResolvedModel(name=name, folder=_with_tokenizer(run / "policy", base), origin="path", preset=base.preset)
-    mark = {"adapter": file_sha256(run / "policy" / "adapter_model.safetensors"), "model": weights}
-    merged = run / "merged"
+    name = f"{base.name}+{spec.method}-{run.name[:8]}"
+    if not files.has_adapter:
+        return ResolvedModel(name=name, folder=_with_tokenizer(files.policy, base), origin="path", preset=base.preset)
+    mark = {"adapter": file_sha256(files.adapter), "model": weights}
+    merged = files.merged
     with locked(run / "merged.lock"):
         if _read(merged / MARK) != mark:
             _merge(run, base, merged, mark)
@@ -57,7 +59,7 @@ def _merge(run: Path, base: ResolvedModel, merged: Path, mark: dict[str, str]) -
     library: Any = peft  # its loaders have no types
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers is about to rename
-        adapted = library.PeftModel.from_pretrained(load_model(base), run / "policy")
+        adapted = library.PeftModel.from_pretrained(load_model(base), RunFolder(run).policy)
     with tempfile.TemporaryDirectory(dir=run, prefix=".merged-") as temporary, quiet_transformers():
         work = Path(temporary, "merged")
         whole = adapted.merge_and_unload()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,15 +14,16 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from experiments.data.tokens import TokenizedData
-from experiments.disk import append, num_bytes, writing
+from experiments.disk import num_bytes, writing
 from experiments.experiment import Experiment, Training
-from experiments.manifest import DamagedFile, cost, environment, now, read_json, reset_peak_memory, write_json
+from experiments.manifest import cost, environment, now, reset_peak_memory
 from experiments.models import sharding
 from experiments.models.forward import Policy, Scored
 from experiments.models.loading import load_model, quiet_transformers
 from experiments.rewards.rollouts import RolloutSource
+from experiments.run_folder import RunFolder
 from experiments.runs import assembly
-from experiments.tracking import RunLog, read_steps
+from experiments.tracking import RunLog
 from experiments.training import checkpoint, kept_networks
 from experiments.training.trainer import Trainer
 
@@ -42,15 +42,12 @@ class Cell:
     checkpoint_every: int | None = None  # steps; None: about once a minute
 
     @property
+    def files(self) -> RunFolder:
+        return RunFolder(self.folder)
+
+    @property
     def finished(self) -> bool:
-        """ValueError where its manifest is damaged: whether it may be trained over is the user's to say."""
-        manifest = self.folder / "manifest.json"
-        if not manifest.is_file():
-            return False
-        try:
-            return read_json(manifest).get("status") == "finished"
-        except DamagedFile as error:
-            raise DamagedFile(f"{error}; delete the file to have this run trained again") from None
+        return self.files.finished
 
 
 def begin(model: Any, experiment: Experiment) -> Policy:
@@ -63,21 +60,20 @@ def trained(cell: Cell, device: torch.device) -> Policy:
     if cell.experiment.method is None:
         return Policy(load_model(cell.model)).to(device)
     if cell.experiment.training.lora_rank is None:
-        return Policy(load_model(cell.folder / "policy")).to(device)
+        return Policy(load_model(cell.files.policy)).to(device)
     import peft
 
     policy = begin(cell.model, cell.experiment)
-    peft.set_peft_model_state_dict(policy.model, load_file(cell.folder / "policy" / "adapter_model.safetensors"))
+    peft.set_peft_model_state_dict(policy.model, load_file(cell.files.adapter))
     return policy.to(device)
 
 
 def register_untrained(cell: Cell) -> None:
     """The row `base`: nothing to train, only its facts."""
     if not cell.finished:
-        cell.folder.mkdir(parents=True, exist_ok=True)
-        write_json(cell.folder / "spec.json", cell.experiment.spec)
-        facts = {"status": "finished", "started": now(), "data_report": cell.data.report.as_dict(), **environment()}
-        write_json(cell.folder / "manifest.json", facts)
+        cell.files.write_spec(cell.experiment.spec)
+        facts = {"started": now(), "data_report": cell.data.report.as_dict(), **environment()}
+        cell.files.write_manifest("finished", facts)
 
 
 def train(
@@ -93,6 +89,7 @@ def train(
     `watch(step, policy)` may look at the policy after a step and end the training by an exception of its own.
     """
     experiment, training, main = cell.experiment, cell.experiment.training, accelerator.is_main_process
+    files = cell.files
     assert experiment.method is not None
     assert experiment.method.lr is not None
     assert experiment.seed is not None
@@ -103,10 +100,10 @@ def train(
     sharded = sharding.is_asked_for() and accelerator.num_processes > 1
     if sharded and method.on_policy:
         raise ValueError(f"{experiment.name} samples from its policy, which no process of FSDP has whole: use DDP")
-    source = assembly.source_of(experiment, cell.model, cell.data, kept=cell.folder / "players")
+    source = assembly.source_of(experiment, cell.model, cell.data, kept=files.players)
     policy = begin(cell.model, experiment)
     reference = assembly.reference_of(experiment, cell.model)
-    discriminators = cell.folder.parent.parent / "discriminators"
+    discriminators = files.out / "discriminators"
     for model in (policy, reference):
         if model is not None:
             model.to(accelerator.device)
@@ -123,13 +120,12 @@ def train(
         stored=cell.stored,
         reference=reference,
         accelerator=sharding.Sharding(accelerator) if sharded else accelerator,
-        trouble=cell.folder / "bad_batch.safetensors",
+        trouble=files.bad_batch,
         scorers=nets,
     )
-    saved = checkpoint.latest(cell.folder / "checkpoint")
+    saved = checkpoint.latest(files.checkpoint)
     if saved is not None:
         trainer.load(*saved)
-    history = cell.folder / "metrics.jsonl"
     facts = {
         "started": now(),
         "num_trainable": sum(p.numel() for p in policy.parameters() if p.requires_grad),
@@ -141,16 +137,15 @@ def train(
     if marks := assembly.fixed(method, nets):
         facts["discriminators"] = marks
     if main:
-        cell.folder.mkdir(parents=True, exist_ok=True)
-        write_json(cell.folder / "spec.json", cell.experiment.spec)
-        write_json(cell.folder / "manifest.json", {"status": "running", **facts})
-        _truncate(history, trainer.step_number)
+        files.write_spec(cell.experiment.spec)
+        files.write_manifest("running", facts)
+        files.keep_steps(trainer.step_number)
     last_saved = time.monotonic()
 
     def save_if_due() -> None:
         nonlocal last_saved
         if main and cell.checkpoint_every is None and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
-            checkpoint.save(cell.folder / "checkpoint", trainer.state(), trainer.step_number)
+            checkpoint.save(files.checkpoint, trainer.state(), trainer.step_number)
             last_saved = time.monotonic()
 
     if isinstance(source, RolloutSource):
@@ -161,49 +156,39 @@ def train(
             metrics = trainer.step()
         except (ValueError, RuntimeError):
             if main:
-                write_json(cell.folder / "manifest.json", {"status": "failed", **facts})
+                files.write_manifest("failed", facts)
             raise
         step = trainer.step_number
         row = {"step": step, **metrics, "seconds": time.monotonic() - began}
         due = step % cell.checkpoint_every == 0 if cell.checkpoint_every else began - last_saved > CHECKPOINT_SECONDS
         if main:
-            append(history, json.dumps(row) + "\n")
+            files.add_step(row)
         if (sharding.agreed(due) if sharded else due) and step < training.steps:
             state = trainer.state()  # of a sharded policy all processes must ask
             last_saved = time.monotonic()
             if main:
-                checkpoint.save(cell.folder / "checkpoint", state, step)
+                checkpoint.save(files.checkpoint, state, step)
                 if log is not None:  # what MLflow holds is never ahead of what a resume starts from
-                    log.catch_up(history)
+                    log.catch_up(files.metrics)
         progress(step, training.steps)
         watch(step, policy)
     if assembly.fixed(method, nets) != marks:
         raise RuntimeError(f"a discriminator that {experiment.name} holds fixed has moved")
     weights = sharding.whole_state(policy.model, keep=main) if sharded else None
     if main:
-        with quiet_transformers(), writing(cell.folder / "policy", _policy_bytes(policy, training), discard=True):
-            policy.model.save_pretrained(cell.folder / "policy", state_dict=weights)
-        kept_networks.save(cell.folder / "players", trainer.players)
-        steps = list(read_steps(history))
+        with quiet_transformers(), writing(files.policy, _policy_bytes(policy, training), discard=True):
+            policy.model.save_pretrained(files.policy, state_dict=weights)
+        kept_networks.save(files.players, trainer.players)
+        steps = list(files.steps())
         spent = cost(
             wall_seconds=sum(row["seconds"] for row in steps), num_tokens=int(sum(row["tokens"] for row in steps))
         )
-        write_json(cell.folder / "manifest.json", {"status": "finished", **facts, **spent})
-        checkpoint.discard(cell.folder / "checkpoint")
+        files.write_manifest("finished", {**facts, **spent})
+        checkpoint.discard(files.checkpoint)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     # one process cannot run what lies in shards
     return trained(cell, accelerator.device) if sharded and main else policy.eval()
-
-
-def _truncate(history: Path, step: int) -> None:
-    """Forget the steps after the checkpoint that the run continues from, and a torn last line."""
-    kept = [row for row in read_steps(history) if row["step"] <= step]
-    text = "".join(json.dumps(row) + "\n" for row in kept)
-    temporary = history.with_suffix(".part")
-    with writing(temporary, len(text), discard=True):
-        temporary.write_text(text)
-        temporary.replace(history)
 
 
 def _policy_bytes(policy: Policy, training: Training) -> int:

@@ -7,7 +7,6 @@ there is one, it keeps off biases and norms.
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from experiments.data.tokens import Example
 from experiments.disk import writing
 from experiments.experiment import Training
-from experiments.manifest import cost, environment, now, reset_peak_memory, write_atomically, write_json
+from experiments.manifest import cost, environment, now, reset_peak_memory
 from experiments.models.forward import Policy
 from experiments.models.loading import load_model, load_tokenizer, quiet_transformers
 from experiments.runs.cell import Cell, trained
@@ -195,8 +194,8 @@ def train(
     assert experiment.seed is not None
     reset_peak_memory()
     facts = {"started": now(), "data_report": cell.data.report.as_dict(), **environment()}
-    write_json(cell.folder / "spec.json", experiment.spec)
-    write_json(cell.folder / "manifest.json", {"status": "running", **facts})
+    cell.files.write_spec(experiment.spec)
+    cell.files.write_manifest("running", facts)
     rows = stream(cell.data.train, training, experiment.seed)
     with own_accelerate(), quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TRL reads attributes that transformers has renamed
@@ -213,8 +212,8 @@ def train(
         model: Any = trainer.model
         facts["num_trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
         trainer.train()
-        with writing(cell.folder / "policy", discard=True):
-            model.save_pretrained(cell.folder / "policy")
+        with writing(cell.files.policy, discard=True):
+            model.save_pretrained(cell.files.policy)
     tokens = [_tokens(rows[i : i + training.batch_size]) for i in range(0, len(rows), training.batch_size)]
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     lines = [
@@ -222,9 +221,9 @@ def train(
         | {"tokens": tokens[i], "seconds": seconds}
         for i, (entry, seconds) in enumerate(zip(logged, times.seconds, strict=True))
     ]
-    write_atomically(cell.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    cell.files.write_steps(lines)
     spent = cost(wall_seconds=sum(times.seconds), num_tokens=int(sum(tokens)))
-    write_json(cell.folder / "manifest.json", {"status": "finished", **facts, **spent})
+    cell.files.write_manifest("finished", {**facts, **spent})
     progress(training.steps, training.steps)
     return trained(cell, accelerator.device)
 

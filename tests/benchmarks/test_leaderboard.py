@@ -327,11 +327,11 @@ def damage(folder, what):
         (folder / "manifest.json").write_text('{"status": "running"}')
     elif what == "failed":
         (folder / "manifest.json").write_text('{"status": "failed"}')
-    elif what == "no manifest":
+    elif what == "manifest.json is missing":
         (folder / "manifest.json").unlink()
-    elif what == "spec.json cannot be read":
+    elif what == "spec.json is damaged":
         (folder / "spec.json").write_text('{"method": "dp')
-    elif what == "spec.json lacks data":
+    elif what == "json lacks data":
         (folder / "spec.json").write_text('{"method": "dpo", "hyperparameters": {}, "model": {}, "training": {}}')
     elif what == "ends at step":
         (folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
@@ -339,7 +339,14 @@ def damage(folder, what):
 
 @pytest.mark.parametrize(
     "what",
-    ["interrupted", "failed", "no manifest", "spec.json cannot be read", "spec.json lacks data", "ends at step"],
+    [
+        "interrupted",
+        "failed",
+        "manifest.json is missing",
+        "spec.json is damaged",
+        "spec.json lacks data",
+        "ends at step",
+    ],
 )
 def test_unfinished_and_damaged_runs_are_left_out_with_the_reason(out, what):
     folder = write_run(out, "ipo", 0, hyperparameters={})

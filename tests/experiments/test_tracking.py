@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from experiments.manifest import cost, environment, git_state, package_versions, write_json
-from experiments.tracking import RunLogger, Tracker, default_uri, flat_params, read_steps
+from experiments.run_folder import read_steps
+from experiments.tracking import RunLogger, Tracker, default_uri, flat_params
 
 SPEC = {
     "method": "ganpo_dpo",

@@ -1,7 +1,5 @@
 """A reward model as a judge: its scores are those of the conversation alone, whatever it is batched and padded with."""
 
-import json
-
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -10,7 +8,9 @@ from benchmarks.judges import FunctionJudge, open_judge, refuse_training_reward
 from benchmarks.judges.judging import Duel, judge_all, position_bias
 from benchmarks.judges.reward import RewardJudge, conversation_ids, reward_judge, score_rows
 from experiments.models.loading import quiet_transformers
+from experiments.run_folder import RunFolder
 from registry.models import MODELS
+from tests.subjects import write_spec
 from tests.tiny import PRESETS, SMALL, save_tiny, tiny_tokenizer
 
 PAIRS = [("What is Paris?", "The capital of France."), ("Why?", "I think that it is a good question."), ("Hi", "No")]
@@ -124,24 +124,22 @@ def test_a_reward_that_trained_a_method_does_not_judge_it(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     judge = reward_judge(str(save_scorer(tmp_path / "model")))
     text = {"name": judge.name, "weights": judge.weights, "relative": "./model"}[named_by]
-    run = tmp_path / "run"
-    run.mkdir()
-    spec = {"method": "apo_dpo", "hyperparameters": {"reward_model.scorer": text}, "data": {"name": "hh"}}
-    (run / "spec.json").write_text(json.dumps(spec))
+    run = RunFolder(tmp_path / "run")
+    write_spec(run.path, "apo_dpo", hyperparameters={"reward_model.scorer": text})
     with pytest.raises(ValueError, match="apo_dpo was trained on the reward"):
         refuse_training_reward(judge, run)
     refuse_training_reward(open_judge(f"function:{FUNCTIONS}:longer"), run)
-    (run / "spec.json").write_text(json.dumps(spec | {"hyperparameters": {"reward_model.scorer": "another"}}))
+    write_spec(run.path, "apo_dpo", hyperparameters={"reward_model.scorer": "another"})
     refuse_training_reward(judge, run)
 
 
 def test_a_reward_model_that_a_run_learned_itself_does_not_judge_it(tmp_path):
     judge = reward_judge(str(save_scorer(tmp_path / "run" / "players" / "reward_model")))
-    (tmp_path / "run" / "spec.json").write_text(json.dumps({"method": "apo_dpo", "hyperparameters": {}}))
+    write_spec(tmp_path / "run", "apo_dpo")
     with pytest.raises(ValueError, match="apo_dpo was trained on the reward"):
-        refuse_training_reward(judge, tmp_path / "run")
+        refuse_training_reward(judge, RunFolder(tmp_path / "run"))
     (tmp_path / "another").mkdir()
-    refuse_training_reward(judge, tmp_path / "another")
+    refuse_training_reward(judge, RunFolder(tmp_path / "another"))
 
 
 def test_a_function_of_two_responses_is_asked_in_both_orders(tmp_path):

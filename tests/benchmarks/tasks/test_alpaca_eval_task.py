@@ -11,13 +11,13 @@ import pytest
 
 from benchmarks.results.results import Damaged, _read_evaluation
 from benchmarks.statistics.length_control import Judgements, length_control
-from benchmarks.tasks import Subject
 from benchmarks.tasks.alpaca_eval import AlpacaEval, _controlled, load_prompts
 from benchmarks.tasks.length import Length
 from benchmarks.tasks.responses import Answered, choose_prompts, responses_path
 from experiments.manifest import write_json
 from registry.assets import AssetError
 from tests.benchmarks.judges.test_judge_reward import save_scorer
+from tests.subjects import subject, write_spec
 
 LONGER = "function:tests.benchmarks.judges.judge_functions:longer"
 FUNCTIONS = "function:tests.benchmarks.judges.judge_functions"
@@ -33,8 +33,8 @@ def prompts():
         pytest.skip(f"AlpacaEval's prompts cannot be had: {error}")
 
 
-def subject(out, run="91ab"):
-    return Subject(None, None, held_out=(), reference=[], folder=out / "runs" / run / "evaluations")
+def of_run(out, run="91ab"):
+    return subject(out / "runs" / run / "evaluations")
 
 
 def answered(out, run, task, answers, *, method="dpo", weights="w"):
@@ -44,9 +44,8 @@ def answered(out, run, task, answers, *, method="dpo", weights="w"):
     folder.mkdir(parents=True)
     rows = [Answered(key, text, said, len(said) // 4, True) for key, (text, said) in answers.items()]
     path.write_text("".join(json.dumps(vars(row)) + "\n" for row in rows), encoding="utf-8")
-    spec = {"method": method, "seed": 0, "model": {"weights": weights}, "hyperparameters": {}, "data": {}}
-    (folder.parent / "spec.json").write_text(json.dumps(spec))
-    return subject(out, run)
+    write_spec(folder.parent, method, weights=weights)
+    return of_run(out, run)
 
 
 def said(prompts, text="word " * 40):
@@ -111,7 +110,7 @@ def test_with_difficulties_the_rate_is_called_length_controlled(prompts, tmp_pat
     with pytest.raises(ValueError, match="says nothing of instruction"):
         task.evaluate(run)
     with pytest.raises(ValueError, match="against GPT-4's answers"):
-        AlpacaEval(judge=LONGER, difficulty=str(table), baseline="base").evaluate(subject(tmp_path))
+        AlpacaEval(judge=LONGER, difficulty=str(table), baseline="base").evaluate(of_run(tmp_path))
 
 
 def test_the_untrained_model_of_the_same_weights_is_the_baseline_and_ties_with_itself(prompts, tmp_path):
@@ -189,10 +188,9 @@ def test_a_reward_model_judges_every_pair_once_for_the_whole_output_folder(promp
     assert len(ledger.read_text().splitlines()) == 9, "the baseline's answers have their scores"
     margins = [item.values["reward"] - item.values["reward_margin"] for item in first.items]
     assert margins == pytest.approx([item.values["reward"] - item.values["reward_margin"] for item in second.items])
-    spec = {"method": "apo", "hyperparameters": {"rm.scorer": str(name)}}
-    (tmp_path / "runs" / "77cd" / "spec.json").write_text(json.dumps(spec))
+    write_spec(tmp_path / "runs" / "77cd", "apo", hyperparameters={"rm.scorer": str(name)})
     with pytest.raises(ValueError, match="was trained on the reward"):
-        task.evaluate(subject(tmp_path, "77cd"))
+        task.evaluate(of_run(tmp_path, "77cd"))
 
 
 class Kept:
@@ -287,9 +285,9 @@ def test_length_needs_a_task_that_generates(tmp_path):
     import benchmarks.tasks.held_out  # noqa: F401
 
     with pytest.raises(ValueError, match="generates nothing"):
-        Length(of="held_out").evaluate(subject(tmp_path))
+        Length(of="held_out").evaluate(of_run(tmp_path))
     with pytest.raises(KeyError, match="did you mean alpaca_eval"):
-        Length(of="alpaca_evil").evaluate(subject(tmp_path))
+        Length(of="alpaca_evil").evaluate(of_run(tmp_path))
 
 
 def test_the_main_commands_options_reach_every_task_that_has_them():

@@ -4,14 +4,11 @@ import json
 
 import pytest
 
-from benchmarks.tasks import TASKS, Subject
+from benchmarks.tasks import TASKS
 from benchmarks.tasks.constraints import Constraints, check
 from benchmarks.tasks.responses import Answered, responses_path
 from experiments.verifiers.verifiers import load_prompts
-
-
-def subject(folder, policy=None, tokenizer=None):
-    return Subject(policy, tokenizer, held_out=(), reference=[], folder=folder)
+from tests.subjects import subject
 
 
 def test_kept_responses_are_judged_without_a_model_and_counted_by_prompt_and_by_family(tmp_path):

@@ -5,10 +5,11 @@ import random
 
 import pytest
 
-from benchmarks.tasks import TASKS, Subject
+from benchmarks.tasks import TASKS
 from benchmarks.tasks.ifeval import IFEval, Prompt, check, load_prompts
 from benchmarks.tasks.responses import Answered, choose_prompts, responses_path
 from registry.assets import AssetError
+from tests.subjects import subject
 
 
 @pytest.fixture(scope="module")
@@ -17,10 +18,6 @@ def prompts():
         return load_prompts()
     except AssetError as error:
         pytest.skip(f"IFEval's prompts cannot be had: {error}")
-
-
-def subject(folder, policy=None, tokenizer=None):
-    return Subject(policy, tokenizer, held_out=(), reference=[], folder=folder)
 
 
 def ask(instruction, **arguments):

@@ -5,9 +5,10 @@ import math
 
 import pytest
 
-from benchmarks.tasks import Subject, TaskSkipped, lm_eval
+from benchmarks.tasks import TaskSkipped, lm_eval
 from benchmarks.tasks.lm_eval import LmEval
 from experiments.models.forward import Policy
+from tests import subjects
 from tests.tiny import tiny_model, tiny_tokenizer
 
 QUESTIONS = {
@@ -46,9 +47,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def subject(tmp_path):
-    model = tiny_model("llama3")
-    settings = {"held_out": (), "reference": [], "folder": tmp_path}
-    return Subject(policy=Policy(model), tokenizer=tiny_tokenizer("llama3"), **settings)
+    return subjects.subject(tmp_path, Policy(tiny_model("llama3")), tiny_tokenizer("llama3"))
 
 
 def test_every_benchmark_reads_its_local_files(subject, data):

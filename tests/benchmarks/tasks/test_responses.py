@@ -7,6 +7,7 @@ import pytest
 from benchmarks.tasks import Subject
 from benchmarks.tasks.responses import Answered, Decoding, read_responses, respond, responses_path
 from experiments.models.forward import Policy
+from tests import subjects
 from tests.tiny import tiny_model, tiny_tokenizer
 
 PROMPTS = {str(i): text for i, text in enumerate(["What is Paris?", "Write a story.", "I think so.", "“Water”\u2028?"])}
@@ -15,8 +16,7 @@ DECODING = Decoding(max_new_tokens=9, temperature=1.0, seed=5)
 
 @pytest.fixture
 def subject(tmp_path):
-    tasks = {"held_out": (), "reference": [], "folder": tmp_path / "evaluations"}
-    return Subject(policy=Policy(tiny_model("llama3")), tokenizer=tiny_tokenizer("llama3"), **tasks)
+    return subjects.subject(tmp_path / "evaluations", Policy(tiny_model("llama3")), tiny_tokenizer("llama3"))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from experiments.models.forward import Policy, score
 from experiments.models.loading import load_model, load_tokenizer, quiet_transformers, resolve_model, weights_hash
 from experiments.models.staged import staged_model
 from tests.experiments.training.toy_rows import rows
+from tests.subjects import write_spec
 from tests.tiny import save_tiny
 
 
@@ -29,8 +30,7 @@ def finished_run(folder, base, *, lora):
     folder.mkdir(parents=True)
     with quiet_transformers():
         policy.model.save_pretrained(folder / "policy")
-    spec = {"method": "sft", "model": {"name": base.name, "weights": weights_hash(base.folder)}}
-    (folder / "spec.json").write_text(json.dumps(spec))
+    write_spec(folder, "sft", model=base.name, weights=weights_hash(base.folder))
     (folder / "manifest.json").write_text(json.dumps({"status": "finished"}))
     return [entry["chosen"] for entry in score(policy, rows(3), ["chosen"])]
 
