@@ -331,7 +331,7 @@ def damage(folder, what):
         (folder / "manifest.json").unlink()
     elif what == "spec.json is damaged":
         (folder / "spec.json").write_text('{"method": "dp')
-    elif what == "json lacks data":
+    elif what == "spec.json lacks data":
         (folder / "spec.json").write_text('{"method": "dpo", "hyperparameters": {}, "model": {}, "training": {}}')
     elif what == "ends at step":
         (folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
