@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, get_args
 
 from benchmarks.command import guarded
 from benchmarks.comparison.config import ComparisonConfig
-from benchmarks.options import Parser, config_of, parser, words_of
+from benchmarks.options import Parser, beginning_from, parser, words_of
 from benchmarks.presets import PRESETS, Arm, Preset, Scale, ScaleName
 
 if TYPE_CHECKING:
@@ -127,13 +127,14 @@ def config_for(stage: Sequence[Arm], scale: Scale, out: Path, further: Sequence[
     """The comparison of a group of arms that can be run together; `further` are options of `benchmarks.run`."""
     from benchmarks.presets.arms import settings_of, with_length
 
-    command = ["--methods", ",".join(arm.method for arm in stage), *scale.arguments, "--out", str(out)]
-    if stage[0].dataset is not None:
-        command += ["--dataset", stage[0].dataset]
-    for arm in stage:
-        settings = settings_of(arm, scale)
-        command += [text for key, value in settings.items() for text in ("--set", f"{arm.method}.{key}={value}")]
-    return with_length(config_of(ComparisonConfig, parser().parse_args([*command, *further])), stage[0])
+    config = replace(
+        scale.config,
+        methods=tuple(arm.method for arm in stage),
+        dataset=stage[0].dataset or scale.config.dataset,
+        settings={f"{arm.method}.{key}": value for arm in stage for key, value in settings_of(arm, scale).items()},
+        output=replace(scale.config.output, folder=out),
+    )
+    return with_length(beginning_from(config, parser(), further), stage[0])
 
 
 def tables(found: Reproduction) -> list[rich.table.Table]:

@@ -1,13 +1,13 @@
 """AAPA (arXiv 2509.25148): the staged configuration, demonstrations first and then GRPO with a fixed anchor."""
 
-from benchmarks.presets.types import PRESETS, SMALL, SMALL_LR, Arm, Claim, Measure, Preset, Scale
+from benchmarks.comparison.config import ComparisonConfig, TrainingConfig
+from benchmarks.presets.types import PRESETS, SMALL_LR, Arm, Claim, Measure, Preset, Scale, small
 from benchmarks.results.references import AAPA, PUBLISHED
 from methods.aapa import PAPER
 
 (TABLE,) = (table for table in PUBLISHED if table.paper == AAPA)
 MEASURES = {"quality": Measure(task="constraints", value="followed_strict")}
 FIRST, STAGED = "sft, the first half", "sft → aapa_grpo"
-SHARED = ("--dataset", "constraints", "--tasks", "constraints", "--seeds", "0,1,2")
 
 PRESETS.add(
     Preset(
@@ -29,16 +29,19 @@ PRESETS.add(
         ),
         scales={
             "small": Scale(
-                arguments=(
-                    *(*SMALL, "--dataset", "constraints", "--max-pairs", "96", "--max-steps", "6"),
-                    *("--tasks", "constraints"),
-                ),
+                config=small(tasks=("constraints",), max_pairs=96, max_steps=6),
                 settings=SMALL_LR | {"sampling.num_generations": "4"},
                 measures=MEASURES,
                 note="SmolLM2-135M with LoRA; 1e-4 for every arm; the anchor's loss is our reading of the paper",
             ),
             "paper": Scale(
-                arguments=("--model", "qwen3_0_6b", "--full", "--epochs", "1", "--batch-size", "128", *SHARED),
+                config=ComparisonConfig(
+                    model="qwen3_0_6b",
+                    dataset="constraints",
+                    seeds=(0, 1, 2),
+                    tasks=("constraints",),
+                    training=TrainingConfig(lora_rank=None, batch_size=128),
+                ),
                 measures=MEASURES,
                 note="Qwen3-0.6B; the paper's data are not public, and the anchor is our reading of it",
             ),

@@ -6,8 +6,11 @@ trained on supersets of its own preference data.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-from benchmarks.presets.types import PRESETS, SMALL, SMALL_LR, Arm, Claim, Measure, Preset, Scale, ScaleName
+from benchmarks.comparison.config import ComparisonConfig, DataConfig, TrainingConfig
+from benchmarks.presets.types import PRESETS, SMALL_LR, Arm, Claim, Measure, Preset, Scale, ScaleName, small
 from benchmarks.results.references import APO, PUBLISHED
 from methods.apo import LR, PAPER
 
@@ -15,16 +18,23 @@ REWARDS, POLICIES = (
     next(table for table in PUBLISHED if (table.paper, table.where) == (APO, where))
     for where in ("reward models", "policies")
 )
-AT_SMALL_SCALE = (*SMALL, "--dataset", "constraints", "--max-pairs", "240", "--max-steps", "6")
+AT_SMALL_SCALE: Mapping[str, Any] = {"max_pairs": 240, "max_steps": 6}
 SMALL_SETTINGS = SMALL_LR | {
     "sampling.num_generations": "2",
     "apo.rm_batch_size": "8",  # a round of these few pairs is one update at 64, from which no reward model learns
     "apo.rm_epochs": "3",
 }
-LARGE = (
-    # A quarter of the rows are the prompts that the policy is trained on: one pass over them
-    *("--model", "llama3_8b", "--full", "--epochs", "0.25", "--max-length", "512", "--batch-size", "128"),
-    *("--micro-batch-size", "2", "--gradient-checkpointing", "--seeds", "0,1,2"),
+LARGE = ComparisonConfig(
+    model="llama3_8b",
+    seeds=(0, 1, 2),
+    data=DataConfig(max_length=512),
+    training=TrainingConfig(
+        lora_rank=None,
+        epochs=0.25,  # a quarter of the rows are the prompts that the policy is trained on: one pass over them
+        batch_size=128,
+        micro_batch_size=2,
+        gradient_checkpointing=True,
+    ),
 )
 # As large as the policy. Its head alone learns, so the paper's 1e-6 for a whole model is no rate for it
 LARGE_SETTINGS = {"apo.scorer": "backbone", "lr": f"{LR:g}"}
@@ -69,13 +79,13 @@ PRESETS.add(
         ),
         scales={
             "small": Scale(
-                arguments=(*AT_SMALL_SCALE, "--tasks", "constraints,reward_model"),
+                config=small(tasks=("constraints", "reward_model"), **AT_SMALL_SCALE),
                 measures={"quality": Measure(task="constraints", value="followed_strict")},
                 settings=SMALL_SETTINGS,
                 note=SMALL_NOTE,
             ),
             "paper": Scale(
-                arguments=(*LARGE, "--dataset", "ultrafeedback_binarized", "--tasks", "alpaca_eval,reward_model"),
+                config=replace(LARGE, dataset="ultrafeedback_binarized", tasks=("alpaca_eval", "reward_model")),
                 measures={"quality": Measure(task="alpaca_eval", value="win_rate")},
                 settings=LARGE_SETTINGS,
                 note=f"{LARGE_NOTE}; on UltraFeedback, because AlpacaEval asks prompts of HH-RLHF",
@@ -89,13 +99,13 @@ PRESETS.add(
 RATED = {"quality": Measure(task="reward_model", value="accuracy")}
 RM_SCALES: Mapping[ScaleName, Scale] = {
     "small": Scale(
-        arguments=(*AT_SMALL_SCALE, "--tasks", "reward_model"),
+        config=small(tasks=("reward_model",), **AT_SMALL_SCALE),
         measures=RATED,
         settings=SMALL_SETTINGS,
         note=SMALL_NOTE,
     ),
     "paper": Scale(
-        arguments=(*LARGE, "--dataset", "hh_rlhf", "--tasks", "reward_model"),
+        config=replace(LARGE, dataset="hh_rlhf", tasks=("reward_model",)),
         measures=RATED,
         settings=LARGE_SETTINGS,
         note=LARGE_NOTE,

@@ -9,7 +9,6 @@ from dataclasses import replace
 from benchmarks.comparison.comparison import method_of
 from benchmarks.comparison.config import ComparisonConfig
 from benchmarks.comparison.settings import Settings
-from benchmarks.options import config_of, parser
 from benchmarks.presets.types import Arm, Preset, Scale, ScaleName
 from experiments.data.splits import SHARE
 from methods import resolve
@@ -58,7 +57,7 @@ def differences(preset: Preset, scale: ScaleName, first: str, second: str) -> tu
 
 
 def _facts(preset: Preset, scale: Scale, arm: Arm) -> Mapping[str, object]:
-    config = config_of(ComparisonConfig, parser().parse_args(scale.arguments))
+    config = scale.config
     settings = Settings({f"{arm.method}.{key}": value for key, value in settings_of(arm, scale).items()})
     method = method_of(arm.method, config.model, settings)
     chain = _chain(preset, arm)

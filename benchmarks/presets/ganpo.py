@@ -7,7 +7,8 @@ learning rate is one that moves a small model in a few dozen steps, equal for al
 from collections.abc import Mapping
 from dataclasses import replace
 
-from benchmarks.presets.types import PRESETS, SMALL, SMALL_LR, Arm, Claim, Measure, Preset, Scale, ScaleName
+from benchmarks.comparison.config import ComparisonConfig, DataConfig, TrainingConfig
+from benchmarks.presets.types import PRESETS, SMALL_LR, Arm, Claim, Measure, Preset, Scale, ScaleName, small
 from benchmarks.results.references import GANPO, GEMMA, LLAMA, PUBLISHED
 from methods.ganpo import PAPER
 
@@ -17,22 +18,23 @@ CONTROLLED = 1  # of WIN_RATES: the column of the length-controlled rate
 ALPACA_EVAL = Measure(task="alpaca_eval", value="length_adjusted_winrate")  # controlled, without difficulties
 LENGTH_CONTROLLED = "the published differences are of length-controlled win rates"
 AT_SMALL_SCALE = Scale(
-    arguments=(
-        *(*SMALL, "--dataset", "constraints", "--max-pairs", "96", "--epochs", "1"),
-        *("--tasks", "constraints,held_out"),
-    ),
+    config=small(tasks=("constraints", "held_out"), max_pairs=96),
     measures={"quality": Measure(task="constraints", value="followed_strict")},
     settings=SMALL_LR,
     note="SmolLM2-135M with LoRA; verifiable demands instead of a judge; 1e-4 for every arm, unswept",
 )
 
 
-def _paper(model: str, dataset: str, temperature: str, *, lr: float) -> Scale:
+def _paper(model: str, dataset: str, temperature: float, *, lr: float) -> Scale:
     return Scale(
-        arguments=(
-            *("--model", model, "--dataset", dataset, "--full", "--epochs", "1", "--max-length", "2048"),
-            *("--batch-size", "128", "--micro-batch-size", "2", "--gradient-checkpointing"),
-            *("--tasks", "alpaca_eval", "--temperature", temperature, "--seeds", "0,1,2"),
+        config=ComparisonConfig(
+            model=model,
+            dataset=dataset,
+            seeds=(0, 1, 2),
+            tasks=("alpaca_eval",),
+            task_settings={"temperature": temperature},
+            data=DataConfig(max_length=2048),
+            training=TrainingConfig(lora_rank=None, batch_size=128, micro_batch_size=2, gradient_checkpointing=True),
         ),
         measures={"quality": ALPACA_EVAL},
         settings={"lr": f"{lr:g}"},
@@ -41,8 +43,8 @@ def _paper(model: str, dataset: str, temperature: str, *, lr: float) -> Scale:
 
 
 # The paper's rates of the policy, for all its methods on a model
-GEMMA_SCALE = _paper("gemma2_2b", "ultrafeedback_binarized", "0.7", lr=5e-7)
-LLAMA_SCALE = _paper("llama3_8b", "llama3_ultrafeedback_armorm", "0.9", lr=1e-6)
+GEMMA_SCALE = _paper("gemma2_2b", "ultrafeedback_binarized", 0.7, lr=5e-7)
+LLAMA_SCALE = _paper("llama3_8b", "llama3_ultrafeedback_armorm", 0.9, lr=1e-6)
 # SimPO's as its authors set it: for gemma-2-9b-it, and for Llama-3-8B-Instruct on the data that ArmoRM labelled
 GEMMA_SIMPO = {"simpo.beta": "10", "simpo.gamma_beta_ratio": "0.5"}
 LLAMA_SIMPO = {"simpo.beta": "10", "simpo.gamma_beta_ratio": "0.3"}
@@ -131,7 +133,11 @@ PRESETS.add(
 ROBUSTNESS = {"hot": Measure(task="robustness", value="hot"), "drop": Measure(task="robustness", value="drop")}
 _SCALES: Mapping[ScaleName, Scale] = {"small": AT_SMALL_SCALE, "paper": GEMMA_SCALE}
 FIGURE_3: Mapping[ScaleName, Scale] = {
-    name: replace(scale, arguments=(*scale.arguments, "--tasks", "robustness", "--of", of), measures=ROBUSTNESS)
+    name: replace(
+        scale,
+        config=replace(scale.config, tasks=("robustness",), task_settings={**scale.config.task_settings, "of": of}),
+        measures=ROBUSTNESS,
+    )
     for (name, scale), of in zip(_SCALES.items(), ("constraints", "alpaca_eval"), strict=True)
 }
 PRESETS.add(

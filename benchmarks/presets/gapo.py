@@ -1,13 +1,13 @@
 """GAPO (arXiv 2503.20194): preferential prompts against preferential responses, for PPO and for GAPO."""
 
-from benchmarks.presets.types import PRESETS, SMALL, SMALL_LR, Arm, Claim, Measure, Preset, Scale
+from benchmarks.comparison.config import ComparisonConfig, DataConfig, TrainingConfig
+from benchmarks.presets.types import PRESETS, SMALL_LR, Arm, Claim, Measure, Preset, Scale, small
 from benchmarks.results.references import GAPO, PUBLISHED
 from methods.gapo import PAPER
 
 (TABLE,) = (table for table in PUBLISHED if (table.paper, table.where) == (GAPO, "preferential prompts"))
 RESPONSES, PROMPTS = "constraints", "constraints_preferential"  # the same instructions in both
 MEASURES = {"quality": Measure(task="constraints", value="followed_strict")}
-SHARED = ("--tasks", "constraints", "--seeds", "0,1,2")
 
 PRESETS.add(
     Preset(
@@ -27,7 +27,7 @@ PRESETS.add(
         ),
         scales={
             "small": Scale(
-                arguments=(*SMALL, "--max-pairs", "96", "--max-steps", "6", "--tasks", "constraints"),
+                config=small(tasks=("constraints",), max_pairs=96, max_steps=6),
                 settings=SMALL_LR
                 | {
                     "sampling.num_generations": "2",
@@ -39,10 +39,15 @@ PRESETS.add(
                 note="SmolLM2-135M with LoRA; verifiable demands, not product descriptions; 1e-4 for every arm",
             ),
             "paper": Scale(
-                arguments=(
-                    *("--model", "qwen2_5_7b", "--full", "--batch-size", "128", "--micro-batch-size", "2"),
-                    *("--gradient-checkpointing", "--max-pairs", "400", "--max-steps", "15"),  # of both data sets
-                    *SHARED,
+                config=ComparisonConfig(
+                    model="qwen2_5_7b",
+                    dataset=RESPONSES,
+                    seeds=(0, 1, 2),
+                    tasks=("constraints",),
+                    data=DataConfig(max_pairs=400),  # of both data sets
+                    training=TrainingConfig(
+                        lora_rank=None, max_steps=15, batch_size=128, micro_batch_size=2, gradient_checkpointing=True
+                    ),
                 ),
                 measures=MEASURES,
                 # 15 stages: the paper's reward model improves in the first seven and settles after twelve

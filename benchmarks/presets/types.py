@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from benchmarks.comparison.config import ComparisonConfig, DataConfig, TrainingConfig
 from benchmarks.results.references import PublishedTable
 from registry import Paper
 from registry.catalogue import Catalogue
@@ -66,13 +67,13 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How a comparison is run: options of `benchmarks.run`, what is measured, and what that departs in.
+    """How a comparison is run: a configuration without its methods, what is measured, and what that departs in.
 
     `settings` are those of every arm whose method has them, by dotted names without the method's; an arm's own come
     before them.
     """
 
-    arguments: tuple[str, ...]
+    config: ComparisonConfig
     measures: Mapping[str, Measure]
     settings: Mapping[str, str] = field(default_factory=dict)  # {"lr": "1e-4"}; none: the papers'
     note: str = ""
@@ -135,10 +136,23 @@ class Preset:
 
 
 # Every comparison at small scale is run with these, so that presets share their runs
-SMALL = (
-    *("--model", "smollm2_135m", "--max-length", "256", "--micro-batch-size", "8", "--num-prompts", "100"),
-    *("--max-new-tokens", "64", "--held-out-pairs", "50", "--seeds", "0,1,2"),
-)
+def small(
+    *, tasks: tuple[str, ...], max_pairs: int, max_steps: int | None = None, dataset: str = "constraints"
+) -> ComparisonConfig:
+    """What a small scale runs; without `max_steps`, one pass over the rows."""
+    return ComparisonConfig(
+        model="smollm2_135m",
+        dataset=dataset,
+        seeds=(0, 1, 2),
+        tasks=tasks,
+        held_out_pairs=50,
+        num_prompts=100,
+        max_new_tokens=64,
+        data=DataConfig(max_length=256, max_pairs=max_pairs),
+        training=TrainingConfig(micro_batch_size=8, max_steps=max_steps),
+    )
+
+
 SMALL_LR = {"lr": "1e-4"}  # moves a small model in a dozen steps: equal for all arms and swept for none
 
 

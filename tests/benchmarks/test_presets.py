@@ -29,7 +29,9 @@ NAMES = {
     *("apo_table4", "gapo_pp_vs_pr", "aapa_staged"),
 }
 each = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
-SCALE = Scale(arguments=("--tasks", "ifeval"), measures={"quality": Measure(task="ifeval", value="prompt_strict")})
+SCALE = Scale(
+    config=ComparisonConfig(tasks=("ifeval",)), measures={"quality": Measure(task="ifeval", value="prompt_strict")}
+)
 
 
 def claiming(*claims, arms=("dpo", "ganpo_dpo")):
@@ -255,7 +257,7 @@ def test_a_claim_may_be_about_a_value_beside_the_one_that_ranks(tmp_path):
             facts = {"task": "alpaca_eval", "primary": "win_rate", "metrics": {}, "settings": {}, "revision": 2}
             write_json(store / "runs" / run / "evaluations" / "alpaca_eval-0a.json", facts | {"items": items})
     measure = Measure(task="alpaca_eval", value="length_controlled_winrate")
-    scale = Scale(arguments=(), measures={"quality": measure})
+    scale = Scale(config=ComparisonConfig(), measures={"quality": measure})
     preset = dataclasses.replace(claiming(Claim(first="ganpo_dpo", second="dpo")), scales={"small": scale})
     found = read(preset, "small", store, made)
     assert found.findings[0].verdict == "agrees"
@@ -320,7 +322,9 @@ def test_presets_share_what_was_trained_and_an_arm_starts_from_anothers_policy(t
     here = [f"--model={model}", f"--dataset={data}", "--tasks=held_out", "--tracking-uri=none", f"--out={tmp_path}"]
     here += ["--max-steps=2", "--batch-size=4", "--max-length=96", "--seeds=0,1"]
     scale = Scale(
-        arguments=(), measures={"quality": Measure(task="held_out", value="accuracy")}, settings={"lr": "1e-3"}
+        config=ComparisonConfig(),
+        measures={"quality": Measure(task="held_out", value="accuracy")},
+        settings={"lr": "1e-3"},
     )
     one = dataclasses.replace(claiming(Claim(first="ganpo_dpo", second="dpo")), name="one", scales={"small": scale})
     arms = (*one.arms, Arm(label="sft", method="sft"), Arm(label="staged", method="dpo", after="sft"))

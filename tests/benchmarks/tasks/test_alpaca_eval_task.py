@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.results.results import Damaged, _read_evaluation
+from benchmarks.results.evaluations import Evaluation
 from benchmarks.statistics.length_control import Judgements, length_control
 from benchmarks.tasks.alpaca_eval import AlpacaEval, _controlled, load_prompts
 from benchmarks.tasks.length import Length
@@ -174,7 +174,7 @@ def test_below_95_percent_judged_there_is_no_rate_and_the_store_says_so(prompts,
     with pytest.raises(
         Damaged, match=r"no rate: \d+ of 40 judged; without a verdict, for example: 'scores nan and nan'"
     ):
-        _read_evaluation(path)
+        Evaluation.read(path)
 
 
 def test_a_reward_model_judges_every_pair_once_for_the_whole_output_folder(prompts, tmp_path):
