@@ -14,7 +14,7 @@ from benchmarks.statistics.length_control import Judgements, length_control
 from benchmarks.tasks.alpaca_eval import AlpacaEval, _controlled, load_prompts
 from benchmarks.tasks.length import Length
 from benchmarks.tasks.responses import Answered, choose_prompts, responses_path
-from experiments.manifest import write_json
+from experiments.manifest import DamagedFile, write_json
 from registry.assets import AssetError
 from tests.benchmarks.judges.test_judge_reward import save_scorer
 from tests.subjects import subject, write_spec
@@ -172,7 +172,7 @@ def test_below_95_percent_judged_there_is_no_rate_and_the_store_says_so(prompts,
     about = {"task": task.name, "columns": task.columns, "revision": task.revision, "settings": {}}
     write_json(path, about | dataclasses.asdict(result))
     with pytest.raises(
-        Damaged, match=r"no rate: \d+ of 40 judged; without a verdict, for example: 'scores nan and nan'"
+        DamagedFile, match=r"no rate: \d+ of 40 judged; without a verdict, for example: 'scores nan and nan'"
     ):
         Evaluation.read(path)
 
