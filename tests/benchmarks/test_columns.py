@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.ranking.columns import compare_rows
 from benchmarks.ranking.descriptions import UNTRAINED
-from benchmarks.results.results import Evaluation
+from benchmarks.results.evaluations import Evaluation
 from benchmarks.tasks import Item, TaskResult
 
 

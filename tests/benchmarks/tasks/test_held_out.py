@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.ranking.columns import compare_rows
-from benchmarks.results.results import Evaluation
+from benchmarks.results.evaluations import Evaluation
 from benchmarks.tasks import TASKS, Subject
 from benchmarks.tasks.held_out import HeldOut
 from experiments.data.tokens import Example, TokenPair
