@@ -268,15 +268,15 @@ def _number(value: Any) -> float | None:
 
 def _duel(values: Values, notes: set[str]) -> Sides:
     """Two answers, and which is better: by its number or letter, or by their scores."""
+    if is_empty(values["first"]) or is_empty(values["second"]):
+        raise InvalidRow("empty_completion")
     first_is_better = _decided_by_scores(values) if is_empty(values.get("better")) else _decided(values)
     answers = (values["first"], values["second"]) if first_is_better else (values["second"], values["first"])
-    if any(is_empty(answer) for answer in answers):
-        raise InvalidRow("empty_completion")
     return _two_sides(values["prompt"], {"chosen": answers[0], "rejected": answers[1]}, notes)
 
 
 def _decided_by_scores(values: Values) -> bool:
-    first, second = _number(values["first_score"]), _number(values["second_score"])
+    first, second = _number(values.get("first_score")), _number(values.get("second_score"))
     if first is None or second is None:
         raise InvalidRow("bad_label")
     if first == second:

@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from experiments.data import records
 from experiments.data.files import read_file
 from experiments.data.records import resolve_records
 from experiments.data.tokens import prepare
@@ -203,7 +204,7 @@ def test_a_file_without_usable_rows_is_an_error_that_says_why(name, content, mes
 
 
 def test_what_is_neither_a_file_nor_a_preset_is_an_error_with_a_remedy(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no file .*missing.jsonl"):
+    with pytest.raises(ValueError, match=r"there is no file or folder missing.jsonl"):
         resolve_records("missing.jsonl")
     with pytest.raises(KeyError, match="did you mean dpo_en_demo"):
         resolve_records("dpo_demo")
@@ -219,3 +220,54 @@ def test_a_preset_of_the_hub_that_cannot_be_reached_says_what_to_do(monkeypatch,
     with pytest.raises(AssetError, match=r"hh_rlhf \(Anthropic/hh-rlhf\) cannot be had.*--dataset FILE"):
         resolve_records("hh_rlhf")
     assert not datasets.config.HF_HUB_OFFLINE
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub with the data set owner/pairs, and what was asked of it."""
+    asked = []
+
+    def load_dataset(name, config=None, *, revision=None, split=None):
+        asked.append((name, config, revision, split))
+        if name != "owner/pairs":
+            raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(records, "hub_reachable", lambda: True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("owner/pairs", ("owner/pairs", None, None, "train")),
+        ("owner/pairs:hard", ("owner/pairs", "hard", None, "train")),
+        ("owner/pairs@v1.2#test_prefs", ("owner/pairs", None, "v1.2", "test_prefs")),
+        ("owner/pairs:hard@refs/pr/1#test", ("owner/pairs", "hard", "refs/pr/1", "test")),
+    ],
+)
+def test_a_data_set_of_the_hub_is_named_with_configuration_revision_and_split(name, asked, hub):
+    found = resolve_records(name)
+    assert found.records == tuple(enumerate(ROWS, start=1))
+    assert hub == [asked]
+    assert prepare(name, TOKENIZER).report.num_rows == 6
+
+
+def test_a_data_set_that_the_hub_has_not_says_so(hub):
+    with pytest.raises(AssetError, match=r"there is no such file or folder: .*doesn't exist on the Hub"):
+        resolve_records("owner/others")
+
+
+def test_a_hub_out_of_reach_is_named_as_the_cause(hub, monkeypatch):
+    monkeypatch.setattr(records, "hub_reachable", lambda: False)
+    with pytest.raises(AssetError, match=r"owner/others cannot be had.*the hub cannot be reached from here"):
+        resolve_records("owner/others")
+    assert not datasets.config.HF_HUB_OFFLINE
+
+
+def test_a_path_that_is_no_data_set_of_the_hub_is_a_missing_file():
+    for name in ("folder/missing.jsonl", "a/b/c", "/folder/pairs"):
+        with pytest.raises(ValueError, match="there is no file or folder"):
+            resolve_records(name)
