@@ -162,6 +162,7 @@ def _trials(config: SearchConfig, methods: Mapping[str, Method], mirror: Mirror 
     from benchmarks.tasks.held_out import HeldOut
     from benchmarks.tuning.dev_metrics import Constraint, Sampled, known, needs_pairs
     from benchmarks.tuning.trials import Trials
+    from experiments.models.limits import check_limits
     from experiments.models.loading import load_tokenizer, resolve_model
 
     metrics = tuple(known(name) for name in config.metrics)
@@ -174,6 +175,13 @@ def _trials(config: SearchConfig, methods: Mapping[str, Method], mirror: Mirror 
     tokenizer = load_tokenizer(model)
     data = data_of(config.dataset, config.data, tokenizer, dev_pairs=config.dev_pairs, held_out_pairs=0)
     check_roles(dict(methods), data)
+    check_limits(
+        model,
+        tokenizer=tokenizer,
+        data=data,
+        max_length=config.data.max_length,
+        lora_rank=config.training.lora_rank,
+    )
     if not data.dev:
         raise ValueError(f"{data.name} has no dev pairs to measure a trial on; give more data or --dev-pairs")
     if needs_pairs((*config.metrics, *(limit.metric for limit in constraints))) and lacks_pairs(HeldOut(), data.dev):

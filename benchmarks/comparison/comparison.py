@@ -23,6 +23,7 @@ from experiments.data.tokens import TokenizedData, prepare
 from experiments.disk import free_bytes
 from experiments.experiment import Training
 from experiments.models import sharding
+from experiments.models.limits import check_limits
 from experiments.models.loading import load_tokenizer, meta_model, num_parameters, resolve_model, weights_hash
 from experiments.models.staged import staged_model
 from experiments.rewards.sources import check_reward, verifier_of
@@ -52,6 +53,7 @@ class RunPlan:
     data: TokenizedData | None
     training: Training
     studies: Mapping[str, StudyRecord] = dataclasses.field(default_factory=dict)  # of the tuned methods, by name
+    notes: Sequence[str] = ()  # what is possible and seldom meant
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -83,6 +85,14 @@ def resolve(config: ComparisonConfig, *, planning: bool = False) -> RunPlan:
     if data is not None:
         check_roles(methods, data)
         tasks = _served(tasks, data, are_named=config.tasks is not None)
+    notes = check_limits(
+        model,
+        tokenizer=tokenizer,
+        data=data,
+        max_length=config.data.max_length,
+        lora_rank=config.training.lora_rank,
+        new_tokens=max((longest for number, longest in map(answers_of, tasks) if number), default=0),
+    )
     num_train = len(data.train) if data else _rows_without_tokens(config)[0]
     return RunPlan(
         config=config,
@@ -93,6 +103,7 @@ def resolve(config: ComparisonConfig, *, planning: bool = False) -> RunPlan:
         data=data,
         training=training_of(config.training, num_train, methods),
         studies=studies,
+        notes=notes,
     )
 
 
@@ -293,6 +304,7 @@ def planned(comparison: RunPlan, cells: Sequence[tuple[str, int | None, str]]) -
         task_seconds=_task_seconds(comparison, facts, model, machine),
         answers=tuple(map(answers_of, comparison.tasks)),
         free_disk_bytes=free_bytes(config.output.folder),
+        notes=comparison.notes,
     )
 
 

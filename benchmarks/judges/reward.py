@@ -100,20 +100,15 @@ class RewardJudge:
         import transformers
 
         from experiments.models.loading import quiet_transformers
+        from experiments.models.soundness import load_whole
 
         library: Any = transformers  # its loaders have no types
         with quiet_transformers():
-            model, info = library.AutoModelForSequenceClassification.from_pretrained(
+            model = load_whole(
+                library.AutoModelForSequenceClassification,
                 self.folder,
+                extra_heads=True,
                 dtype=getattr(torch, self._precision) if self._precision else "auto",
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        if info["missing_keys"]:
-            raise ValueError(
-                f"reward:{self.name} lacks {', '.join(sorted(info['missing_keys']))}: a model without a trained head"
-                " scores at random; name a reward model"
             )
         if model.config.num_labels != 1:
             raise ValueError(f"reward:{self.name} has {model.config.num_labels} outputs; a reward model has one")

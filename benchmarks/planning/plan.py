@@ -63,6 +63,7 @@ class Plan:
     task_seconds: Mapping[str, float] = field(default_factory=dict)  # of one evaluation of one cell
     answers: Sequence[tuple[int, int]] = ()  # of each task: how many responses of at most how many tokens
     free_disk_bytes: int | None = None  # where the output folder is; None: nobody looked
+    notes: Sequence[str] = ()
 
     @property
     def cell_seconds(self) -> dict[str, float]:
@@ -158,6 +159,8 @@ def render(plan: Plan) -> RenderableType:
     facts.add_row("tasks", spent or "none")
     if plan.disk is not None:
         facts.add_row("disk", plan.disk.sentence.removeprefix("the comparison "))
+    for note in plan.notes:
+        facts.add_row("note", Text(note, style="yellow"))
     judged = plan.verdict
     style = "green" if judged.fits else "bold red"
     todo = sum(status != FINISHED for _, _, status in plan.cells)

@@ -19,7 +19,9 @@ from experiments.experiment import Precision
 from experiments.models.head import token_logps
 from experiments.models.layout import Layout, arrange
 from experiments.models.linear import use_onednn
+from experiments.models.weights import quiet_peft
 from methods.types import Outputs, Role, Tokens
+from registry.families import HEAD_BIAS, RUNNING_STATE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,12 +33,14 @@ Scored = dict[Role, Float32[np.ndarray, " _"]]
 class Policy(nn.Module):
     """A causal language model as methods see it, with an adapter (peft) or without.
 
-    `share_prompts` is settled by a probe: a model for which the shared layout does not reproduce the padded one, or
-    whose logits are not its output embeddings times its last hidden state, uses the padded one or is refused.
+    `share_prompts` is settled by a probe: a model for which the shared layout does not reproduce the padded one uses
+    the padded one. ValueError for a model whose logits are not its output embeddings times its last hidden state, and
+    for one that cannot be run so.
     """
 
     def __init__(self, model: PreTrainedModel, *, lora_rank: int | None = None, seed: int = 0) -> None:
         super().__init__()
+        _check(model, lora_rank)
         self.causal: Any = model
         self.model: Any = _adapted(model, lora_rank, seed) if lora_rank else model
         self.has_adapter = bool(lora_rank)
@@ -139,10 +143,17 @@ class Policy(nn.Module):
             "chosen": Tokens(rows[:1], torch.ones_like(rows[:1], dtype=torch.bool), completion[:1]),
             "rejected": Tokens(rows[1:], torch.ones_like(rows[1:], dtype=torch.bool), completion[1:]),
         }
-        own = self.causal(input_ids=rows, use_cache=False).logits.float().log_softmax(-1)
-        own = own[:, 4:-1].gather(-1, rows[:, 5:, None]).squeeze(-1)
         self.share_prompts = False
-        padded = torch.cat([output.logps for output in self(blocks).values()])
+        try:
+            own = self.causal(input_ids=rows, use_cache=False).logits.float().log_softmax(-1)
+            own = own[:, 4:-1].gather(-1, rows[:, 5:, None]).squeeze(-1)
+            padded = torch.cat([output.logps for output in self(blocks).values()])
+        except (AttributeError, RuntimeError, TypeError, ValueError, KeyError, IndexError) as error:
+            said = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"{type(self.causal).__name__} cannot be run through its backbone and its head alone"
+                f" ({type(error).__name__}: {said}); docs/models.md names the families that can"
+            ) from error
         if not torch.allclose(padded, own, atol=LAYOUT_TOLERANCE):
             raise ValueError(
                 f"{type(self.causal).__name__} makes its logits in a way this project does not know (its own log-probs"
@@ -197,20 +208,32 @@ def score(
     return scored
 
 
+def _check(model: Any, lora_rank: int | None) -> None:
+    """ValueError for a model that the probe's few tokens might let pass, and for an adapter wider than the layers."""
+    name = type(model).__name__
+    if getattr(model, "_is_stateful", False):
+        raise ValueError(f"{name} cannot be trained here: {RUNNING_STATE}")
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"{name} has no output embeddings, so there are no log-probs; give a causal language model")
+    if getattr(head, "bias", None) is not None:
+        raise ValueError(f"{name} cannot be trained here: {HEAD_BIAS}")
+    width = int(model.config.get_text_config().hidden_size)
+    if lora_rank and lora_rank > width:
+        raise ValueError(f"an adapter of rank {lora_rank} is wider than the layers of {name} ({width}); lower --lora")
+
+
 def _additive(visible: Bool[Tensor, "n 1 t t"], dtype: torch.dtype) -> Float[Tensor, "n 1 t t"]:
     """What is added to attention's logits: 0, or the lowest number of `dtype` where nothing is to be seen."""
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def _adapted(model: PreTrainedModel, rank: int, seed: int) -> Any:
-    import warnings
-
     import peft
 
     config = peft.LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers is about to rename
+    with torch.random.fork_rng(), quiet_peft():
         torch.manual_seed(seed)
         return peft.get_peft_model(model, config)

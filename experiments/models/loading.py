@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.models.soundness import check_config, load_whole
 from experiments.models.weights import (
     CONFIG_FILES,
     ResolvedModel,
@@ -59,7 +60,8 @@ def load_model(
 ) -> PreTrainedModel:
     """The causal language model in float32, in eval mode, with every dropout at zero.
 
-    Dropout is off because a policy and its reference must agree exactly before the first step.
+    Dropout is off because a policy and its reference must agree exactly before the first step. ValueError for a family
+    that the forward cannot run, and for weights that are missing, left over, damaged or not finite.
     """
     import torch
     import transformers
@@ -70,13 +72,13 @@ def load_model(
         config = library.AutoConfig.from_pretrained(
             resolved.folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
+        check_config(config, resolved.name)
         _zero_dropout(config)
-        loaded: PreTrainedModel = library.AutoModelForCausalLM.from_pretrained(
+        loaded: PreTrainedModel = load_whole(
+            library.AutoModelForCausalLM,
             resolved.folder,
             config=config,
             dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
             trust_remote_code=trust_remote_code,
         ).eval()
     for module in loaded.modules():
@@ -100,7 +102,10 @@ def meta_model(model: str | Path | ResolvedModel, *, trust_remote_code: bool = F
 
 
 def model_config(model: str | Path | ResolvedModel, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The architecture, of a folder, of a preset, or as the hub describes it. Errors as those of resolve_model."""
+    """The architecture, of a folder, of a preset, or as the hub describes it.
+
+    Errors as those of resolve_model; ValueError for a family that cannot be trained here.
+    """
     import transformers
 
     loader: Any = transformers.AutoConfig
@@ -118,6 +123,7 @@ def model_config(model: str | Path | ResolvedModel, *, trust_remote_code: bool =
         read: PreTrainedConfig = loader.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
+    check_config(read, model.name if isinstance(model, ResolvedModel) else str(model))
     return read
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file
 
 from experiments.disk import num_bytes, writing
 from experiments.manifest import write_json
 from experiments.models.loading import load_model, load_tokenizer, quiet_transformers, weights_hash
-from experiments.models.weights import ResolvedModel
+from experiments.models.soundness import check_adapter
+from experiments.models.weights import ResolvedModel, quiet_peft
 from experiments.run_folder import RunFolder
 from registry.assets import file_sha256, locked
 
@@ -57,9 +59,9 @@ def _merge(run: Path, base: ResolvedModel, merged: Path, mark: dict[str, str]) -
     import peft
 
     library: Any = peft  # its loaders have no types
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers is about to rename
+    with quiet_peft():
         adapted = library.PeftModel.from_pretrained(load_model(base), RunFolder(run).policy)
+    check_adapter(adapted, load_file(RunFolder(run).adapter), RunFolder(run).policy)
     with tempfile.TemporaryDirectory(dir=run, prefix=".merged-") as temporary, quiet_transformers():
         work = Path(temporary, "merged")
         whole = adapted.merge_and_unload()

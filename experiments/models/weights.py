@@ -11,6 +11,7 @@ import logging
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 from experiments.disk import writing
 from experiments.manifest import write_json
+from experiments.models.soundness import damage
 from registry import nearest
 from registry.assets import AssetError, cache_folder, fetch, file_sha256, hub_reachable, locked, require_space
 from registry.models import MODELS, ModelPreset
@@ -96,6 +98,16 @@ def quiet_transformers() -> Iterator[None]:
             their_logging.enable_progress_bar()
 
 
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """No warnings of peft about what it settles by itself while the context lasts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it reads an attribute that transformers is about to rename
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set")  # of GPT-2's transposed layers
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys")  # of experts, which get no adapter
+        yield
+
+
 def given_folder(name_or_path: str | Path) -> Path | None:
     """The folder that is meant; None for what is a name. ValueError for a path that is no folder."""
     text = str(name_or_path)
@@ -159,12 +171,17 @@ def _problem(folder: Path) -> str | None:
         return f"{folder} holds no config.json; a model is a folder that save_pretrained wrote"
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"{index} cannot be read; copy or download it again"
         missing = sorted(shard for shard in shards if not (folder / shard).exists())
-        return f"{folder} lacks {', '.join(missing)}" if missing else None
-    if not (folder / "model.safetensors").exists():
-        return f"{folder} holds no model.safetensors (pickled weights are never loaded: save it again as safetensors)"
-    return None
+        if missing:
+            return f"{folder} lacks {', '.join(missing)}"
+        return next(filter(None, (damage(folder / shard) for shard in sorted(shards))), None)
+    if (folder / "model.safetensors").exists():
+        return damage(folder / "model.safetensors")
+    return f"{folder} holds no model.safetensors (pickled weights are never loaded: save it again as safetensors)"
 
 
 def _how_to_get(name: str, hub_id: str, preset: ModelPreset | None, reason: str) -> str:

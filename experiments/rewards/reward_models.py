@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.data.tokens import Example, TokenPair, collate
 from experiments.models.forward import Policy
+from experiments.models.soundness import load_whole
 from experiments.models.weights import HUB_FILES, cached_snapshot, download, given_folder, quiet_transformers
 from experiments.training.players import private_randomness
 from methods.types import Tokens
@@ -219,8 +220,13 @@ def _encoder_scorer(name: str, policy_tokenizer: PreTrainedTokenizerBase, max_le
     folder, preset = encoder_folder(name), ENCODERS.get(name)
     with quiet_transformers():
         tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        encoder = library.AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=1, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        encoder = load_whole(
+            library.AutoModelForSequenceClassification,
+            folder,
+            new_head=True,
+            extra_heads=True,
+            num_labels=1,
+            dtype=torch.float32,
         )
     limits = [max_length, preset.max_length if preset else None, tokenizer.model_max_length]
     return EncoderScorer(

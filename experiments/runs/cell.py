@@ -20,6 +20,7 @@ from experiments.manifest import cost, environment, now, reset_peak_memory
 from experiments.models import sharding
 from experiments.models.forward import Policy, Scored
 from experiments.models.loading import load_model, quiet_transformers
+from experiments.models.soundness import check_adapter
 from experiments.rewards.rollouts import RolloutSource
 from experiments.run_folder import RunFolder
 from experiments.runs import assembly
@@ -64,7 +65,9 @@ def trained(cell: Cell, device: torch.device) -> Policy:
     import peft
 
     policy = begin(cell.model, cell.experiment)
-    peft.set_peft_model_state_dict(policy.model, load_file(cell.files.adapter))
+    saved = load_file(cell.files.adapter)
+    check_adapter(policy.model, saved, cell.files.policy)
+    peft.set_peft_model_state_dict(policy.model, saved)
     return policy.to(device)
 
 
