@@ -1,5 +1,6 @@
 """A read-only mapping from name to entry, filled by the modules that own the entries."""
 
+import contextlib
 import difflib
 import importlib
 import pkgutil
@@ -27,6 +28,15 @@ class Catalogue(Mapping[str, Entry], Generic[Entry]):
             raise ValueError(f"{self._kind} {entry.name!r} is registered twice")
         self._entries[entry.name] = entry
         return entry
+
+    @contextlib.contextmanager
+    def temporarily(self) -> Iterator[None]:
+        """Forget at the end what was added inside: for trying an entry out."""
+        kept = dict(self._entries)
+        try:
+            yield
+        finally:
+            self._entries = kept
 
     def __getitem__(self, name: str) -> Entry:
         try:
