@@ -1,20 +1,22 @@
-"""What a newcomer adds in one file works at once, without another file being touched: each exercise in a temporary
-registry."""
+"""What a newcomer adds in one file works at once, without another file being touched.
 
-import dataclasses
+The files of docs/extending.md stand in tests/extensions; each is installed for the time of a test.
+"""
+
 import json
+import re
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
-from optuna.distributions import FloatDistribution, IntDistribution
-from torch import nn
+from optuna.distributions import IntDistribution
 from torch.nn import functional as F
 
 from benchmarks import run
 from benchmarks.comparison.listing import spell_range
-from benchmarks.tasks import TASKS, Item, TaskResult, task
 from benchmarks.tuning.space import space_of
 from experiments.rewards.rounds import alternation
 from experiments.rewards.scorers import checksum
@@ -22,31 +24,47 @@ from experiments.rewards.sources import check_reward
 from experiments.studies.study import Outcome, work
 from methods import METHODS, OBJECTIVES, REGULARIZERS, resolve
 from methods.catalogue import objective, regularizer
-from methods.discriminators import masked_mean
 from methods.protocols import Adversary, Method, Penalizer, Sampling
-from methods.types import Loss, mean_metrics, reward_metrics
+from methods.types import Loss
 from registry import Paper, flatten, override, search_space, tunable
+from tests import ROOT
+from tests.benchmarks.tasks import test_every_task as every_task
 from tests.benchmarks.test_run import write_pairs
 from tests.experiments.studies.test_study import study
 from tests.experiments.training import adversarial_runs
 from tests.experiments.training import test_every_method as every_method
 from tests.experiments.training.toy_rows import trainer, vowels
+from tests.extensions import installed
 from tests.methods import test_adversaries as adversaries
 from tests.methods import test_catalogue as catalogue
 from tests.tiny import save_tiny
 
 PAPER = Paper(title="A method of a newcomer", arxiv="2601.00001", year=2026)
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+FILES = {
+    "slic": "methods/slic.py",
+    "wgan": "methods/wgan.py",
+    "preference_reward": "methods/preference_reward.py",
+    "brevity": "benchmarks/tasks/brevity.py",
+}
 
 
 @pytest.fixture
 def registry():
-    """The catalogues as they are, given back as they were."""
-    made = (METHODS, OBJECTIVES, REGULARIZERS, TASKS)
-    before = [dict(entries._entries) for entries in made]
-    yield
-    for entries, was in zip(made, before, strict=True):
-        entries._entries.clear()
-        entries._entries.update(was)
+    """The catalogues, given back as they were."""
+    with OBJECTIVES.temporarily(), REGULARIZERS.temporarily(), METHODS.temporarily():
+        yield
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_page_shows_the_extension_as_it_is(name):
+    source = (Path(__file__).parent / "extensions" / f"{name}.py").read_text(encoding="utf-8")
+    diff = re.search(
+        rf"```diff\n--- /dev/null\n\+\+\+ b/{FILES[name]}\n@@ -0,0 \+1,(\d+) @@\n(.*?)```", PAGE, re.DOTALL
+    )
+    assert diff is not None
+    assert "".join(line[1:] for line in diff[2].splitlines(keepends=True)) == source
+    assert int(diff[1]) == len(source.splitlines())
 
 
 def contract(name):
@@ -57,83 +75,30 @@ def contract(name):
     catalogue.test_every_part_is_what_the_trainer_will_ask_it_to_be(name)
 
 
-def test_a_new_pairwise_objective(registry, tmp_path):
-    @objective(PAPER, lr=1e-6)
-    @dataclass(frozen=True, kw_only=True)
-    class Hinge:
-        name: ClassVar[str] = "hinge"
-        reads: ClassVar = ("chosen", "rejected")
-        needs: ClassVar = frozenset({"reference"})
-        logp_reduction: ClassVar[str] = "sum"
-
-        beta: float = tunable(0.1, FloatDistribution(0.01, 1.0, log=True))
-
-        def rewards(self, policy, reference):
-            return self.beta * (policy.sequence_logps - reference.sequence_logps)
-
-        def loss(self, batch, policy, reference):
-            chosen, rejected = (self.rewards(policy[role], reference[role]) for role in self.reads)
-            return Loss(F.relu(1 - (chosen - rejected)).mean(), reward_metrics(chosen, rejected))
-
-    contract("hinge")
-    every_method.test_a_method_moves_what_learns_and_only_that_logs_and_resumes_to_the_bit("hinge", tmp_path)
-    assert list(resolve("hinge+latent").spec.parts) == ["hinge", "latent"]
-    assert trainer("hinge+latent", micro=2).step()["hinge/loss"] == pytest.approx(1.0)
+def test_a_new_pairwise_objective(tmp_path):
+    with installed("slic") as module:
+        contract("slic")
+        every_method.test_a_method_moves_what_learns_and_only_that_logs_and_resumes_to_the_bit("slic", tmp_path)
+        assert list(resolve("slic+latent").spec.parts) == ["slic", "latent"]
+        margin = torch.tensor([0.0, 3.0, -1.0])
+        torch.testing.assert_close(module.slic_loss(margin, delta=1.0), F.relu(1 - margin))
+        log = trainer("slic+latent", micro=2).step()
+        assert log["slic/reward_margin"] == pytest.approx(
+            log["slic/reward_chosen"] - log["slic/reward_rejected"], rel=1e-4
+        )
+    assert "slic" not in METHODS
 
 
-def test_a_new_regularizer_that_learns(registry, tmp_path):
-    class Critic(nn.Module):
-        def __init__(self, hidden_size, width):
-            super().__init__()
-            norm = nn.utils.parametrizations.spectral_norm
-            self.layers = nn.Sequential(norm(nn.Linear(hidden_size, width)), nn.GELU(), norm(nn.Linear(width, 1)))
-
-        def forward(self, hidden, mask):
-            return self.layers(masked_mean(hidden.float(), mask)).squeeze(-1)
-
-    @regularizer(PAPER)
-    @dataclass(frozen=True, kw_only=True)
-    class Wasserstein:
-        """A critic with spectrally normalised layers tells the reference's states from the policy's."""
-
-        name: ClassVar[str] = "wgan"
-        reads: ClassVar = ("chosen", "rejected")
-        needs: ClassVar = frozenset({"reference", "hidden"})
-
-        weight: float = tunable(0.1, FloatDistribution(0.01, 10.0, log=True))
-        lr: float | None = tunable(None, FloatDistribution(1e-7, 1e-3, log=True))
-        learns: bool = True
-        update_every: int = 1
-        width: int = 512
-
-        def build(self, hidden_size):
-            return Critic(hidden_size, self.width)
-
-        def adversary_loss(self, net, batch, policy, reference):
-            gaps = [self._gap(net, policy, reference, role) for role in self.reads]
-            return Loss(-torch.stack(gaps).sum(), mean_metrics(gap=torch.stack(gaps)))
-
-        def penalty(self, net, batch, policy, reference):
-            scores = [net(policy[role].hidden, policy[role].mask).mean() for role in self.reads]
-            return Loss(-torch.stack(scores).sum())
-
-        def end_step(self, net):
-            return
-
-        def _gap(self, net, policy, reference, role):
-            """E C(h_ref) − E C(h_θ), which the critic raises; one forward, as distributed training wants it."""
-            both = [block[role] for block in (reference, policy)]
-            scores = net(torch.cat([o.hidden for o in both]), torch.cat([o.mask for o in both]))
-            real, fake = scores.chunk(2)
-            return real.mean() - fake.mean()
-
-    spec = REGULARIZERS["wgan"].spec
-    assert isinstance(spec, Adversary)
-    assert isinstance(spec, Penalizer)
-    for check in adversaries.CHECKS:
-        check("wgan")
-    every_method.test_a_method_moves_what_learns_and_only_that_logs_and_resumes_to_the_bit("dpo+wgan", tmp_path)
-    assert "wgan.lr" in search_space(resolve("simpo+wgan").spec)
+def test_a_new_regularizer_that_learns_keeps_the_contract_of_the_registered_ones(tmp_path):
+    with installed("wgan"):
+        spec = REGULARIZERS["wgan"].spec
+        assert isinstance(spec, Adversary)
+        assert isinstance(spec, Penalizer)
+        for check in adversaries.CHECKS:
+            (tmp_path / check.__name__).mkdir()
+            check("wgan", tmp_path / check.__name__)
+        assert "wgan.lr" in search_space(resolve("simpo+wgan").spec)
+        catalogue.test_any_objective_takes_any_regularizer("simpo", "wgan")
 
 
 @pytest.mark.parametrize("name", ["grpo", "rloo"])
@@ -144,45 +109,40 @@ def test_an_objective_that_compares_samples_is_refused_with_one_sample_a_prompt(
     check_reward(name, resolve(name).spec, dataset="constraints", verifier=vowels)
 
 
-def reward_part(**declared):
-    """A second reward model on text, as a newcomer would write it."""
-    fields = {"weight": 1.0, "scorer": "", "rm_lr": 1e-3, "rm_batch_size": 4, "rm_epochs": 1, "rm_max_length": 64}
-
-    def reward(self, net, batch):
-        return net(batch.blocks["sampled"])
-
-    made = dataclasses.make_dataclass(
-        "SecondReward",
-        [(name, type(value), value) for name, value in fields.items()],
-        frozen=True,
-        namespace={
-            **{"name": "second", "reads": ("sampled",), "needs": frozenset(), **declared},
-            **{"reward": reward, "reward_weight": property(lambda self: self.weight)},
-        },
-    )
-    return regularizer(PAPER)(made)
-
-
-def test_a_second_text_reward_model_is_fitted(registry, monkeypatch, tmp_path):
-    reward_part(curriculum="pairs")
+def test_a_second_text_reward_model_is_fitted(monkeypatch, tmp_path):
     models = adversarial_runs.tiny_models(tmp_path)
     data = adversarial_runs.tiny_data(tmp_path, models["policy"])
-    monkeypatch.setitem(adversarial_runs.SMALL, "second", {"sampling.num_generations": 2})
-    run = adversarial_runs.tiny_trainer("grpo+second", models, data, tmp_path, {"sampling.verifier_weight": 0.0})
-    (player,) = [player for player in run.players if player.spec.name == "second"]
+    small = {"preference_reward.rm_lr": 1e-3, "preference_reward.rm_batch_size": 4, "sampling.num_generations": 2}
+    monkeypatch.setitem(adversarial_runs.SMALL, "preference_reward", small)
+    with installed("preference_reward"):
+        given = {"sampling.verifier_weight": 0.0}
+        check_reward("x", override(resolve("rloo+preference_reward").spec, given), dataset="pairs", verifier=None)
+        run = adversarial_runs.tiny_trainer("rloo+preference_reward", models, data, tmp_path, given)
+    (player,) = [player for player in run.players if player.spec.name == "preference_reward"]
     before = checksum(player.net)
     log = run.step()
-    assert checksum(player.net) != before
-    assert log["second/num_items"] == len(data.train)
-    assert "rollout/second" in log
+    fitted = checksum(player.net)
+    assert fitted != before
+    assert log["preference_reward/num_items"] == len(data.train)
+    assert log["preference_reward/accuracy"] > 0.5
+    assert "rollout/preference_reward" in log
+    run.step()
+    assert checksum(player.net) == fitted, "it is fitted once"
 
 
-def test_a_text_reward_model_that_nothing_fits_is_refused(registry, tmp_path):
-    reward_part()
-    method = resolve("grpo+second").spec
-    with pytest.raises(ValueError, match="second rewards by a network that nothing fits: declare its curriculum"):
-        check_reward("grpo+second", method, dataset="constraints", verifier=None)
-    assert alternation(method) is None
+def test_a_text_reward_model_that_nothing_fits_is_refused(registry):
+    with installed("preference_reward") as module:
+
+        @regularizer(PAPER)
+        @dataclass(frozen=True, kw_only=True)
+        class Unfitted(module.PreferenceReward):
+            name: ClassVar[str] = "unfitted"
+            curriculum = property()  # it declares none
+
+        method = resolve("grpo+unfitted").spec
+        with pytest.raises(ValueError, match="unfitted rewards by a network that nothing fits: declare its curriculum"):
+            check_reward("grpo+unfitted", method, dataset="constraints", verifier=None)
+        assert alternation(method) is None
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
@@ -220,30 +180,20 @@ def test_a_whole_number_is_searched(registry, sampler, tmp_path):
     assert all(type(trial.params["repeated.times"]) is int for trial in record.trials)
 
 
-def test_a_task_with_a_field_of_its_own(registry, tmp_path):
-    @task(PAPER)
-    @dataclass(frozen=True, kw_only=True)
-    class Above:
-        name: ClassVar[str] = "above"
-        revision: ClassVar[int] = 1
-        primary: ClassVar[str] = "share"
-
-        threshold: float = 0.5
-
-        def evaluate(self, subject):
-            items = tuple(
-                Item(str(e.row), e.prompt_id, {"share": float(self.threshold > 0.2)}) for e in subject.held_out
-            )
-            return TaskResult({"share": 1.0}, items)
-
+def test_a_task_with_a_field_of_its_own_beside_new_methods_from_the_command_to_the_leaderboard(tmp_path):
     model, pairs = save_tiny("llama3", tmp_path / "model"), write_pairs(tmp_path / "pairs.jsonl")
-    words = ["--methods", "dpo", "--model", str(model), "--dataset", str(pairs), "--tasks", "above", "--max-steps", "1"]
     out = tmp_path / "out"
-    options = ["--set", "above.threshold=0.3", "--tracking-uri", "none", "--out", str(out)]
-    assert run.main([*words, *options]) == 0
-    found = [json.loads(path.read_text()) for path in out.glob("runs/*/evaluations/above-*.json")]
-    assert len(found) == 2
+    words = ["--methods", "slic,dpo+wgan", "--model", str(model), "--dataset", str(pairs)]
+    words += ["--tasks", "held_out,brevity"]
+    words += ["--set", "brevity.threshold=0.3", "--set", "dpo+wgan.wgan.width=16", "--max-steps", "2"]
+    with installed("slic"), installed("wgan"), installed("brevity"):
+        every_task.test_a_task_declares_what_it_is("brevity")
+        assert run.main([*words, "--held-out-pairs", "8", "--tracking-uri", "none", "--out", str(out)]) == 0
+    found = [json.loads(path.read_text()) for path in out.glob("runs/*/evaluations/brevity-*.json")]
+    assert len(found) == 3  # the untrained model's too
     assert all(entry["settings"] == {"threshold": 0.3} for entry in found)
+    board = (out / "leaderboard.json").read_text()
+    assert Counter(name in board for name in ("slic", "dpo+wgan")) == {True: 2}
 
 
 def test_sampling_by_pairs_makes_any_pairwise_objective_on_policy():
