@@ -115,7 +115,7 @@ def test_what_a_search_found_is_trained_on_fresh_seeds_and_stands_apart(given, t
     assert sorted(sorted(names) for names in tables) == [["base", "dpo"], ["base", "dpo@tuned"]]
     text = (tmp_path / "leaderboard.md").read_text()
     assert "tuned (2 trials)" in text
-    assert "What tuning changed in held_out accuracy, on the same prompts: dpo " in text
+    assert "What tuning changed in held_out relative to untrained, on the same prompts: dpo " in text
     assert f"chosen: lr {best.params['lr']:.3g}" in text
     assert "studies.html" in (tmp_path / "report.html").read_text()
 
