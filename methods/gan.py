@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from methods.discriminators import iterate_power
 from methods.types import mean_over_ranks
 
 
@@ -79,7 +80,8 @@ class RelativisticDiscriminator(nn.Module):
 
     The means are buffers: they travel with a checkpoint and count as trained state. Within a step every micro-batch is
     compared with the means from before it; `end_step` moves them. During the first step, before there is anything to
-    run from, they are the mean of what has been seen so far, which makes them start at the first batch's mean.
+    run from, they are the mean of what has been seen so far, which makes them start at the first batch's mean; `start`
+    fixes them there, where a first step in parts has been looked at as a whole.
     """
 
     means: Float[Tensor, " s"]
@@ -117,6 +119,12 @@ class RelativisticDiscriminator(nn.Module):
         self.counts += mean_over_ranks(counts)
         self.means.copy_(torch.where(self.started | (self.counts == 0), self.means, self.totals / self.counts))
 
+    def start(self) -> None:
+        """Begin at the means of what has been seen, and count anew."""
+        self.started.logical_or_(self.counts > 0)
+        self.totals.zero_()
+        self.counts.zero_()
+
     @torch.no_grad()
     def end_step(self, decay: float) -> None:
         """Move each mean towards this step's: m ← decay · m + (1 − decay) · mean."""
@@ -125,9 +133,8 @@ class RelativisticDiscriminator(nn.Module):
         batch = self.totals / self.counts
         moved = torch.where(self.started, decay * self.means + (1 - decay) * batch, batch)
         self.means.copy_(torch.where(shown, moved, self.means))
-        self.started.logical_or_(shown)
-        self.totals.zero_()
-        self.counts.zero_()
+        self.start()
+        iterate_power(self.network)
 
 
 class PerRole(nn.Module):
@@ -141,9 +148,19 @@ class PerRole(nn.Module):
         return {role: self.roles[role](sets) for role, sets in states.items()}
 
     def end_step(self, decay: float) -> None:
-        for discriminator in self.roles.values():
-            assert isinstance(discriminator, RelativisticDiscriminator)
+        for discriminator in self._discriminators():
             discriminator.end_step(decay)
+
+    @property
+    def started(self) -> bool:
+        return all(bool(discriminator.started.all()) for discriminator in self._discriminators())
+
+    def start(self) -> None:
+        for discriminator in self._discriminators():
+            discriminator.start()
+
+    def _discriminators(self) -> list[RelativisticDiscriminator]:
+        return [net for net in self.roles.values() if isinstance(net, RelativisticDiscriminator)]
 
 
 def join(groups: list[States]) -> States:

@@ -136,6 +136,14 @@ class LatentAdversary:
         scores: dict[Role, Scores] = net({role: {f"policy_{role}": self._states(outputs)} for role in ORDER})
         return {role: score.logits[f"policy_{role}"] for role, score in scores.items()}
 
+    def started(self, net: nn.Module) -> bool:
+        assert isinstance(net, PerRole)
+        return net.started
+
+    def start(self, net: nn.Module) -> None:
+        assert isinstance(net, PerRole)
+        net.start()
+
     def end_step(self, net: nn.Module) -> None:
         assert isinstance(net, PerRole)
         net.end_step(self.decay)

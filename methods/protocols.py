@@ -192,6 +192,18 @@ class Adversary(Learner, Regularizer, Protocol):
         """Called once after each update of the policy, on the unwrapped network of every process."""
 
 
+@runtime_checkable
+class Starter(Adversary, Protocol):
+    """An adversary whose statistics begin at a mean over the whole first update.
+
+    Where that update comes in parts, all of them are shown to the network first, without gradient; `start` ends that.
+    """
+
+    def started(self, net: nn.Module) -> bool: ...
+
+    def start(self, net: nn.Module) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How a method that reads `sampled` draws samples: a rollout at a time, from the policy as it is then.

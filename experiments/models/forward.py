@@ -74,11 +74,15 @@ class Policy(nn.Module):
         states: bool = False,
         precision: Precision = "float32",
     ) -> dict[Role, Outputs]:
-        """All blocks in one pass. `padded_hidden` takes the padded layout; `logps=False` skips the head.
+        """All blocks in one pass; `logps=False` skips the head.
+
+        `padded_hidden` takes the padded layout, with padding as transformers has it where nobody says otherwise: the
+        model's padding token, at positions that run on.
 
         `precision` is that of the matrix products; log-probs and hidden states are float32 (or finer) either way.
         """
-        layout = arrange(blocks, share=self.share_prompts and not padded_hidden).to(self.device)
+        padding = int(getattr(self.causal.config, "pad_token_id", None) or 0) if padded_hidden else None
+        layout = arrange(blocks, share=self.share_prompts and not padded_hidden, padding=padding).to(self.device)
         lower = precision == "bfloat16"
         # Without autocast's cache, which would keep a second copy of all weights: each is used once in a forward
         with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False) if lower else nullcontext():
@@ -202,7 +206,7 @@ def score(
             for role, block in outputs.items():
                 owners = [j for j in batch if role in examples[j].sequences]
                 for row, j in enumerate(owners):
-                    scored[j][role] = block.logps[row, : block.mask[row].sum()].cpu().numpy()
+                    scored[j][role] = block.logps[row, : block.mask[row].sum()].float().cpu().numpy()
             batch = []
             progress(place + 1, len(order))
     return scored

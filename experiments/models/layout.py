@@ -58,12 +58,13 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def arrange(blocks: Mapping[Role, Tokens], *, share: bool) -> Layout:
+def arrange(blocks: Mapping[Role, Tokens], *, share: bool, padding: int | None = None) -> Layout:
     """Rows for all blocks. With `share`, responses to one prompt, of whatever block, lie in one row.
 
     A shared row is at most twice as long as the longest sequence, which always holds a pair: attention looks at all of
     a row, so that longer ones would cost more than their prompts save. Where the padding of uneven rows would cost more
-    than that, nothing is shared.
+    than that, nothing is shared. `padding` is the token at the end of shorter rows, whose positions then run on; None,
+    where nobody looks at it: token 0 at position 0.
     """
     sequences = {role: [_parts(block, i) for i in range(len(block))] for role, block in blocks.items()}
     rows = _rows(sequences, share=False)
@@ -84,6 +85,8 @@ def arrange(blocks: Mapping[Role, Tokens], *, share: bool) -> Layout:
             columns = np.stack([np.full_like(here, i), np.arange(len(completion))])
             found[role].append((before, here, completion.astype(np.int64), columns))
             start = stop
+        if padding is not None:
+            ids[n, start:], positions[n, start:] = padding, np.arange(start, length)
     stops = np.cumsum([sum(len(at) for _, at, *_ in own) for own in found.values()]).tolist()
     tokens = [token for own in found.values() for token in own]
     predict, at, targets, place = (

@@ -35,7 +35,7 @@ from experiments.training.players import (
 )
 from experiments.training.sources import Source, TrainingContext
 from experiments.training.step_log import Logs, check_finite
-from methods.protocols import Adversary, Critic, Estimator, Method, Part, Penalizer
+from methods.protocols import Adversary, Critic, Estimator, Method, Part, Penalizer, Starter
 from methods.types import Batch, Loss, Outputs, Role, mean_over_ranks
 
 # nats a token between the policy before its first step and the reference store: of the worst token, or of the mean one
@@ -103,10 +103,9 @@ class Trainer:
         critics = [player for player in seated if isinstance(player.spec, Critic)]
         ahead = len(parts) > 1 and bool(adversaries)
         if ahead:
+            self._start(adversaries, parts, references)
             for i, (micro, reference) in enumerate(zip(parts, references, strict=True)):
-                with torch.no_grad():
-                    roles = (*self.method.trained_roles, *self.method.watched_roles)
-                    seen = self._forward(self.policy, only(micro.batch, roles), logps=False)
+                seen = self._seen(micro)
                 self._teach(adversaries, i, micro, seen, reference, logs, last=i == len(parts) - 1)
             self._move(adversaries, parts, factor, logs)
         for i, (micro, reference) in enumerate(zip(parts, references, strict=True)):
@@ -222,6 +221,33 @@ class Trainer:
                 with self.policy.adapter_disabled():
                     latent = self._forward(self.policy, batch, logps=False)
         return recorded(micro, self.stored, latent, self.accelerator.device)
+
+    @torch.no_grad()
+    def _seen(self, micro: Micro) -> dict[Role, Outputs]:
+        """What the adversaries look at before the policy is run with gradient."""
+        roles = (*self.method.trained_roles, *self.method.watched_roles)
+        return self._forward(self.policy, only(micro.batch, roles), logps=False)
+
+    @torch.no_grad()
+    def _start(
+        self, adversaries: Sequence[Player], parts: Sequence[Micro], references: Sequence[Mapping[Role, Outputs]]
+    ) -> None:
+        """Show the whole of a first update to the adversaries whose statistics begin with it."""
+        fresh = [p for p in adversaries if p.net and isinstance(p.spec, Starter) and not p.spec.started(p.net)]
+        if not fresh:
+            return
+        for i, (micro, reference) in enumerate(zip(parts, references, strict=True)):
+            seen = self._seen(micro)
+            for player in fresh:
+                assert player.net is not None
+                assert isinstance(player.spec, Starter)
+                player.net.train()
+                with private_randomness(self.seed, player.spec.name, self.step_number, i):
+                    player.spec.adversary_loss(player.net, micro.batch, seen, reference)
+        for player in fresh:
+            assert player.net is not None
+            assert isinstance(player.spec, Starter)
+            player.spec.start(player.net)
 
     def _teach(
         self,

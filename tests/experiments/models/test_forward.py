@@ -173,3 +173,25 @@ def test_the_chunked_head_equals_log_softmax_with_its_gradients(cap, monkeypatch
         pairs.append((logps, hidden.grad, weight.grad))
     for mine, plain in zip(*pairs, strict=True):
         torch.testing.assert_close(mine, plain)
+
+
+@pytest.mark.parametrize("family", ["llama3", "gemma2"])
+def test_states_of_padded_rows_are_those_of_the_model_called_on_padded_ids(family):
+    """As GANPO's published code has them: the model's padding token at positions that run on."""
+    policy, blocks = Policy(tiny_model(family, 0)), collate(rows(), ["chosen", "rejected"]).blocks
+    policy.causal.config.pad_token_id = 7
+    outputs = policy(blocks, padded_hidden=True)
+    width = max(int(block.attention.sum(-1).max()) for block in blocks.values())
+    for role, block in blocks.items():
+        ids, attention = (
+            torch.nn.functional.pad(t[:, :width], (0, width - t[:, :width].shape[1]))
+            for t in (block.ids, block.attention.long())
+        )
+        ids = torch.where(attention.bool(), ids, 7)
+        with torch.no_grad():
+            states = policy.causal.base_model(
+                input_ids=ids, attention_mask=attention, use_cache=False
+            ).last_hidden_state
+        torch.testing.assert_close(outputs[role].padded_hidden, states, atol=1e-5, rtol=1e-4)
+    for role, alone in policy(blocks).items():
+        torch.testing.assert_close(outputs[role].logps, alone.logps, atol=1e-5, rtol=1e-5)
