@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from benchmarks.command import guarded
@@ -52,6 +53,12 @@ def dry_run(config: ComparisonConfig, console: Console) -> int:
     comparison = resolve(config, planning=True)
     methods = comparison.methods
     cells = [("base", None, "to run"), *((name, seed, "to run") for seed in comparison.seeds for name in methods)]
+    if comparison.data is not None and (config.output.folder / "runs").is_dir():
+        from benchmarks.comparison.comparison import model_of
+        from benchmarks.comparison.grid import Grid, accelerator
+
+        grid = Grid(replace(comparison, model=model_of(config)), accelerator(), console)
+        cells = [(cell.experiment.name, cell.experiment.seed, grid.status(cell)) for cell in grid.cells()]
     whole = planned(comparison, cells)
     console.print(plan.render(whole))
     if comparison.data is None:

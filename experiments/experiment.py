@@ -20,8 +20,9 @@ class Training:
     """How a policy is trained, the same for every method of a comparison.
 
     `batch_size` counts rows (pairs) an update, over all processes; `micro_batch_size` rows a forward (None: all that a
-    process has), which changes no result (but where padding is looked at or something is drawn for each forward). `precision` is that of the matrix
-    products while training; weights, optimizer, log-probs and evaluation are float32 either way.
+    process has), which changes no result, but where padding is looked at or something is drawn for each forward.
+    `precision` is that of the matrix products while training; weights, optimizer, log-probs and evaluation are float32
+    either way.
     """
 
     steps: int

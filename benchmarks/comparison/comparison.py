@@ -74,7 +74,7 @@ def resolve(config: ComparisonConfig, *, planning: bool = False) -> RunPlan:
         method_of(name, config.model, settings)
     tasks = [task_of(name, config) for name in chosen]
     unknown_model = planning and config.model in MODELS
-    model = config.model if unknown_model else _model_of(config)
+    model = config.model if unknown_model else model_of(config)
     tokenizer = _tokenizer_at_hand(config.model) if unknown_model else load_tokenizer(model)
     data = None
     if tokenizer is not None:
@@ -138,7 +138,7 @@ def _rows_without_tokens(config: ComparisonConfig) -> tuple[int, int]:
     return min(train, config.data.max_pairs or train), min(held_out, config.held_out_pairs or held_out)
 
 
-def _model_of(config: ComparisonConfig) -> ResolvedModel:
+def model_of(config: ComparisonConfig) -> ResolvedModel:
     """The model that training starts from: the named one, or what a run has made of it (--init-from)."""
     model = resolve_model(config.model)
     if config.init_from is None:

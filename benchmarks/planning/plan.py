@@ -163,8 +163,12 @@ def render(plan: Plan) -> RenderableType:
         facts.add_row("note", Text(note, style="yellow"))
     judged = plan.verdict
     style = "green" if judged.fits else "bold red"
-    todo = sum(status != FINISHED for _, _, status in plan.cells)
-    ending = f"{todo} of {len(plan.cells)} cells to run, about {_duration(plan.total_seconds)} (a rough estimate)"
+    states = [status for _, _, status in plan.cells]
+    evaluated = f", {states.count(TRAINED)} only to evaluate" if TRAINED in states else ""
+    todo = sum(status not in (FINISHED, TRAINED) for status in states)
+    ending = (
+        f"{todo} of {len(states)} cells to run{evaluated}, about {_duration(plan.total_seconds)} (a rough estimate)"
+    )
     rates = dict.fromkeys(f"{m.lr:g}: {m.borrowed}" for m in plan.methods if m.borrowed and m.lr is not None)
     notes = [Text(note, style="dim") for note in rates]
     return Group(facts, _grid(plan), *notes, _memory_table(plan), Text(ending), Text(judged.sentence, style=style))

@@ -279,3 +279,17 @@ def test_a_damaged_manifest_is_named_with_its_path(tmp_path, capsys):
     evaluation.write_text("")
     assert run.main([*map(str, words)]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"{evaluation} is empty; delete it")
+
+
+def test_a_dry_run_tells_what_is_finished_from_what_is_to_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    model, data = save_tiny("llama3", tmp_path / "model"), write_pairs(tmp_path / "pairs.jsonl")
+    here = [f"--model={model}", f"--dataset={data}", f"--out={tmp_path}", "--tracking-uri=none", "--max-steps=1"]
+    here += ["--tasks=held_out", "--max-length=96"]
+    assert run.main([*here, "--methods=sft"]) == 0
+    capsys.readouterr()
+    assert run.main([*here, "--methods=sft,simpo", "--dry-run"]) == 0
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert "1 of 3 cells to run" in said
+    assert said.count("finished") == 2  # the untrained model and sft
