@@ -50,12 +50,6 @@ KTO_EN_DEMO = _llamafactory(
     913_519,
     "300 answers, half of them labelled good",
 )
-ALPACA_EN_DEMO = _llamafactory(
-    "alpaca_en_demo",
-    "bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318",
-    859_893,
-    "999 instructions with an answer each",
-)
 
 
 def _eval_framework(name: str, member: str, sha256: str, num_bytes: int, note: str) -> PackageAsset:

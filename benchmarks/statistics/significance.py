@@ -71,21 +71,6 @@ class Difference(Interval):
         )
 
 
-def paired_difference(
-    a: Scores,
-    b: Scores,
-    *,
-    rng: np.random.Generator,
-    clusters: Sequence[Hashable] | None = None,
-    paired_seeds: bool = False,
-    num_resamples: int = 10_000,
-    confidence: float = 0.95,
-) -> Difference:
-    """Mean of `a` minus mean of `b` on the same items in the same order. `clusters[i]` names the prompt of item i."""
-    tables = tables_of({"a": a, "b": b}, clusters)
-    return _compare(tables, [("a", "b")], rng, paired_seeds, num_resamples, confidence)["a", "b"]
-
-
 def compare(
     rows: Mapping[str, Scores],
     pairs: Sequence[Pair],
@@ -96,7 +81,10 @@ def compare(
     num_resamples: int = 10_000,
     confidence: float = 0.95,
 ) -> dict[Pair, Difference]:
-    """`paired_difference` of many pairs, from one set of resampled prompts."""
+    """The mean of each pair's first row minus the mean of its second, on the same items in the same order.
+
+    All pairs share one set of resampled prompts; `clusters[i]` names the prompt of item i.
+    """
     return _compare(tables_of(rows, clusters), pairs, rng, paired_seeds, num_resamples, confidence)
 
 

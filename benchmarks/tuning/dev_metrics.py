@@ -43,7 +43,6 @@ SAMPLE_METRICS: Mapping[str, Direction] = {
 VERIFIED_METRICS: Mapping[str, Direction] = {"dev/strict": "maximize", "dev/loose": "maximize"}
 COST_METRICS: Mapping[str, Direction] = {"cost/seconds": "minimize", "cost/peak_memory_bytes": "minimize"}
 METRICS: Mapping[str, Direction] = {**PAIR_METRICS, **SAMPLE_METRICS, **VERIFIED_METRICS, **COST_METRICS}
-DEFAULT_METRIC = "dev/accuracy"
 
 
 @dataclass(frozen=True)

@@ -232,12 +232,18 @@ def _additive(visible: Bool[Tensor, "n 1 t t"], dtype: torch.dtype) -> Float[Ten
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
+def lora_config(rank: int) -> Any:
+    """peft's configuration of an adapter on every linear layer but the head; α is twice the rank."""
+    import peft
+
+    return peft.LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
 def _adapted(model: PreTrainedModel, rank: int, seed: int) -> Any:
     import peft
 
-    config = peft.LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
     with torch.random.fork_rng(), quiet_peft():
         torch.manual_seed(seed)
-        return peft.get_peft_model(model, config)
+        return peft.get_peft_model(model, lora_config(rank))

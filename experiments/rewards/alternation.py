@@ -8,7 +8,6 @@ middle of a round holds besides is here: the round, the phase, the half-made fit
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from experiments.data.tokens import Example, TokenizedData, TokenPair
 from experiments.rewards.pools import comparisons
 from experiments.rewards.reward_fitting import Fitting, Item, Labelled, RankedItem, fit, quality
 from experiments.rewards.reward_models import RewardModel, reward_model, scores
-from experiments.rewards.rollouts import RolloutSource
+from experiments.rewards.rollouts import RolloutSource, seed_of
 from experiments.training import kept_networks
 from experiments.training.samples import SampledRow
 from experiments.training.sources import TrainingContext
@@ -130,7 +129,7 @@ class Alternation(RolloutSource):
         half.fitting = fitting = Fitting(
             self.net.requires_grad_(True),
             items,
-            seed=_seed(self.seed, part.name, half.number, half.phase),
+            seed=seed_of(self.seed, part.name, half.number, half.phase),
             loss=getattr(part, "rm_loss", "ranking"),
             lr=part.rm_lr,
             batch_size=part.rm_batch_size,
@@ -199,7 +198,3 @@ def _item(plain: Mapping[str, Any]) -> Item:
     if plain["label"] is not None:
         return Labelled(read[0], plain["label"], plain["weight"])
     return RankedItem(read[0], tuple(read[1:]), plain["weight"])
-
-
-def _seed(*source: object) -> int:
-    return int.from_bytes(hashlib.sha256(repr(source).encode()).digest()[:6], "big")

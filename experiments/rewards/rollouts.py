@@ -122,7 +122,7 @@ class RolloutSource(Source):
                 max_new_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
-                seed=_seed(self.seed, "sampling", number),
+                seed=seed_of(self.seed, "sampling", number),
                 batch_size=DECODED_TOGETHER.get(policy.device.type, DECODED_TOGETHER["cuda"]),
                 logps=True,
             )
@@ -277,5 +277,6 @@ def _gathered(rows: list[SampledRow], world: int) -> list[SampledRow]:
     return [row for part in parts for row in part]
 
 
-def _seed(*source: object) -> int:
+def seed_of(*source: object) -> int:
+    """A seed that follows from `source`, whatever else is drawn."""
     return int.from_bytes(hashlib.sha256(repr(source).encode()).digest()[:6], "big")

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-import peft
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -29,7 +28,7 @@ from experiments.data.tokens import Example
 from experiments.disk import writing
 from experiments.experiment import Training
 from experiments.manifest import cost, environment, now, reset_peak_memory
-from experiments.models.forward import Policy
+from experiments.models.forward import Policy, lora_config
 from experiments.models.loading import load_model, load_tokenizer, quiet_transformers
 from experiments.runs.cell import Cell, trained
 from experiments.tracking import RunLog
@@ -113,11 +112,7 @@ def dpo_trainer(
     if training.batch_size % micro:
         raise ValueError(f"TRL takes equal micro-batches: {training.batch_size} rows are not a multiple of {micro}")
     rank = training.lora_rank
-    lora = None
-    if rank:
-        lora = peft.LoraConfig(
-            r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+    lora = lora_config(rank) if rank else None
     settings = DPOConfig(
         output_dir=str(folder),
         max_steps=training.steps,

@@ -23,7 +23,6 @@ SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
     "grid": lambda seed: RandomSampler(seed=seed),  # every trial is given: nothing is drawn
 }
-DEFAULT_SAMPLER = "gp"
 PRUNERS = ("none", "hyperband", "wilcoxon")
 RUNGS = (0.25, 0.5)  # shares of a trial's steps after which Hyperband may end it
 

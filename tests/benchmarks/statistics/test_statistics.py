@@ -11,7 +11,6 @@ from benchmarks.statistics.significance import (
     honest_ranks,
     mean_interval,
     minimum_detectable_effect,
-    paired_difference,
     probability_of_improvement,
 )
 from tests.benchmarks.statistics.simulated_experiments import (
@@ -73,6 +72,11 @@ def uncorrected(rng, a, b, num_resamples=400):
         means = [s[:, rng.integers(s.shape[1], size=s.shape[1])].mean(1) @ prompts for s in (a, b)]
         resampled[r] = means[0] - means[1]
     return percentiles(resampled)
+
+
+def paired_difference(a, b, **settings):
+    """The comparison of one pair."""
+    return compare({"a": a, "b": b}, [("a", "b")], **settings)["a", "b"]
 
 
 @pytest.mark.parametrize(("num_seeds", "seed_sd"), GRID)
