@@ -79,7 +79,7 @@ def rate_all(
 def _judgements(
     rows: Sequence[Annotation], numbers: Mapping[str, int], difficulty: np.ndarray | None, as_published: bool
 ) -> Judgements:
-    """In the order of instructions. Of an instruction that was judged more than once, the mean."""
+    """Judgements in the order of instructions; an instruction that was judged more than once counts by its mean."""
     grouped: dict[int, list[Annotation]] = {}
     for row in sorted(rows, key=lambda row: numbers[row.instruction]):
         grouped.setdefault(numbers[row.instruction], []).append(row)

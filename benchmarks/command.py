@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and one line for whatever went wrong.
+"""The end of a command: its exit status, and one line for whatever went wrong.
 
     0      done            2    a mistake of the user's, a full disk, a judge or a store that does not answer
     1      an error that nobody foresaw

@@ -24,7 +24,9 @@ COMMAND = {"config", "dry_run", "list"}  # options of the command alone, which a
 
 
 class Parser(argparse.ArgumentParser):
-    """That of `python -m benchmarks.COMMAND`: a mistake is one line and exit status 2, an option is written out."""
+    """The parser of `python -m benchmarks.COMMAND`: a mistake is one line and exit status 2; options cannot be
+    abbreviated.
+    """
 
     def __init__(self, command: str, description: str) -> None:
         # --temp must never be read as --temperatures
@@ -60,7 +62,7 @@ def parser() -> Parser:
 
 
 def _task_options(made: Parser) -> None:
-    """What belongs to single tasks: each option sets the field of that name, in every task that has it."""
+    """Options of single tasks: each sets the field of that name in every task that has it."""
     add = made.add_argument_group("options of tasks").add_argument
     add("--temperature", type=_temperature, metavar="T", help="of a generation task's answers (default: 0, greedy)")
     add("--judge", help="alpaca_eval: api:ANNOTATOR[@MODEL], reward:FOLDER_OR_HUB_ID or function:MODULE:FUNCTION")
@@ -182,7 +184,7 @@ def search_parser() -> Parser:
 
 
 def _training_options(made: Parser) -> None:
-    """What a comparison and a search share: what is trained, on what, and how."""
+    """Options that a comparison and a search share: methods, model, data and training."""
     add = made.add_argument
     add("--methods", type=_names, help="names or formulas: dpo,ganpo_dpo,ipo+latent (default: dpo,ganpo_dpo)")
     add("--model", help=f"a preset, a hub id or a folder (default: {DEFAULT_MODEL})")
@@ -247,7 +249,7 @@ def config_of(cls: type[Config], options: argparse.Namespace) -> Config:
 
 
 def read_config(cls: type[Config], made: Parser, arguments: Sequence[str] | None) -> Config:
-    """What the arguments describe, beginning from the file that `--config` names, if it does.
+    """The configuration that the arguments describe, starting from the file that `--config` names, if any.
 
     ValueError that names the file for one that holds no configuration.
     """

@@ -194,7 +194,7 @@ def _beside(found: Reproduction) -> rich.table.Table:
 
 
 def listing() -> rich.table.Table:
-    """What there is to reproduce."""
+    """The list of presets."""
     from rich import box
     from rich.table import Table
 

@@ -61,7 +61,7 @@ def gpu_bytes(name: str) -> int:
 
 
 def training_hours(name: str, flops: float) -> float:
-    """Of one cell on one node."""
+    """Hours of training one cell on one node."""
     return costs.seconds(resolve(name).spec, TRAINING, meta_model(MODEL), machine(flops), **LENGTHS) / GPUS / 3600
 
 

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def search(config: SearchConfig, *, dry_run: bool = False) -> int:
-    """What the command does after its options are read."""
+    """Runs the search, after its options are read."""
     from rich.console import Console
 
     from experiments.mirror import open_mirror
@@ -143,7 +143,7 @@ def _arms(config: SearchConfig) -> list[Arm]:
 
 
 def _budget(config: SearchConfig, design: Design) -> Budget:
-    """What was asked for; a grid has as many trials as points."""
+    """The budget that was asked for; a grid has as many trials as points."""
     from experiments.studies.study import Budget
 
     if design.sampler == "grid":

@@ -1,4 +1,4 @@
-"""How fast this is, against TRL's trainer, `transformers.generate` and separate runs of our own command.
+"""Measures speed against TRL's trainer, `transformers.generate` and separate runs of our own command.
 
     python -m benchmarks.speed [--quick]
 

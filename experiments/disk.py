@@ -61,7 +61,7 @@ def sentence(path: Path, needed: int | None, error: BaseException) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """Of the disk that holds `path`, or would hold it once its folders are made."""
+    """Free bytes of the disk that holds `path`, or would hold it once its folders are made."""
     for folder in (path, *path.absolute().parents):
         if folder.exists():
             return shutil.disk_usage(folder).free
@@ -78,7 +78,7 @@ def remove(path: Path) -> None:
 
 
 def num_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """What these tensors take in a file."""
+    """Bytes that these tensors take in a file."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 

@@ -17,7 +17,7 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a policy is trained, the same for every method of a comparison.
+    """Settings of training, the same for every method of a comparison.
 
     `batch_size` counts rows (pairs) an update, over all processes; `micro_batch_size` rows a forward (None: all that a
     process has), which changes no result, but where padding is looked at or something is drawn for each forward.
@@ -69,7 +69,7 @@ class Experiment:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What is hashed and written as spec.json."""
+        """The specification of the run: it is hashed and written as spec.json."""
         from registry import flatten
 
         return {

@@ -90,7 +90,7 @@ def peak_memory() -> dict[str, int]:
 
 
 def cost(*, wall_seconds: float, num_tokens: int) -> dict[str, Any]:
-    """What a manifest says about the cost of a run; `num_tokens` are the tokens trained on in `wall_seconds`."""
+    """The cost of a run for its manifest; `num_tokens` are the tokens trained on in `wall_seconds`."""
     speed = num_tokens / wall_seconds if wall_seconds > 0 else None
     return {"wall_seconds": wall_seconds, "num_tokens": num_tokens, "tokens_per_second": speed, **peak_memory()}
 

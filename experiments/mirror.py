@@ -23,7 +23,7 @@ Call: TypeAlias = Callable[[Any], None]
 
 @runtime_checkable
 class Store(Protocol):
-    """What is mirrored to: a `Tracker`, whose calls may take their time and fail."""
+    """The target of a mirror: a `Tracker`, whose calls may be slow and may fail."""
 
     uri: str
 

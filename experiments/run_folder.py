@@ -176,12 +176,12 @@ class RunFolder:
         return self.path / "tuning.json"
 
     def dev_metrics(self, key: str) -> Path:
-        """What a trial measured; `key` is a hash of what was asked."""
+        """The measurements of a trial; `key` is a hash of what was asked."""
         return self.path / f"dev-{key}.json"
 
 
 def responses_file(evaluations: Path, task: str, key: str) -> Path:
-    """Where a task's responses are kept in the folder of evaluations; `key` is a hash of how they were generated."""
+    """Path of a task's responses in the folder of evaluations; `key` is a hash of how they were generated."""
     return evaluations / f"{task}-{key}{RESPONSES}"
 
 

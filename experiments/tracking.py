@@ -50,7 +50,7 @@ ARTIFACT_LIMIT = 20 * 2**20  # bytes; policies stay in the run's folder
 
 @runtime_checkable
 class RunLog(Protocol):
-    """What a cell tells of itself: to MLflow at once (`RunLogger`), or without waiting (`mirror.MirroredRun`)."""
+    """The log of a cell: to MLflow at once (`RunLogger`), or without waiting (`mirror.MirroredRun`)."""
 
     def catch_up(self, history: Path, *, size: int | None = None) -> None: ...
 
@@ -87,7 +87,7 @@ class Tracker:
 
     @property
     def page(self) -> str:
-        """Where MLflow's UI shows the runs, after its address: it opens on something else."""
+        """The path after the address of MLflow's UI that shows the runs."""
         return f"/#/experiments/{self._experiment}/runs"
 
     def comparison(self, name: str, spec: Mapping[str, Any]) -> str:
@@ -353,7 +353,7 @@ def _open(uri: str, experiment: str, database: Path | None) -> tuple[MlflowClien
 
 
 def _why(error: BaseException) -> str:
-    """What is wrong with a store, in a sentence: MLflow's own words are pages."""
+    """One sentence that says what is wrong with a store; MLflow's own message is pages long."""
     text = short(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"it needs a driver that is not installed: pip install {DRIVERS.get(error.name, error.name)}"

@@ -95,7 +95,7 @@ class AdversarialReward:
         return self.weight
 
     def lr_factor(self, number: int) -> float:
-        """Of the policy's learning rate in round `number`, from 0."""
+        """Factor of the policy's learning rate in round `number`, counted from 0."""
         return ROUND_FACTORS[min(number, len(ROUND_FACTORS) - 1)] if self.lr_by_round == "paper" else 1.0
 
     def reward(self, net: nn.Module | None, batch: Batch) -> Float[Tensor, " b"]:

@@ -46,7 +46,7 @@ class CHORD:
     dual_clip: float = 3.0
 
     def mu(self, step: int, num_steps: int | None = None) -> float:
-        """In update `step`, from 0, of a run of `num_steps` (None: of one that is longer than the schedule)."""
+        """The weight μ in update `step`, from 0, of a run of `num_steps` (None: a run longer than the schedule)."""
         length = self.mu_warmup + self.mu_steps
         progress: float = step
         if num_steps is not None and num_steps <= length:

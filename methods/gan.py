@@ -56,7 +56,7 @@ def weighted_mean(values: Float[Tensor, " b"], weights: Float[Tensor, " b"]) -> 
 
 
 def adversarial_loss(lead: Float[Tensor, " b"], *, saturating: bool = False) -> Float[Tensor, ""]:
-    """What the player who made the fakes minimises; `lead` is a fake's logit above the mean of the real ones.
+    """The loss of the player who made the fakes; `lead` is a fake's logit above the mean of the real ones.
 
     Saturating: E log(1 − σ(lead)), flat where the discriminator wins. Non-saturating: −E log σ(lead).
     """

@@ -19,7 +19,7 @@ from registry import tunable
 
 @runtime_checkable
 class Part(Protocol):
-    """What every part declares: its name, the roles it reads and what it needs besides the policy's log-probs."""
+    """Every part declares its name, the roles it reads and what it needs besides the policy's log-probs."""
 
     name: ClassVar[str]
 
@@ -47,7 +47,7 @@ class ImplicitReward(Objective, Protocol):
     """An objective that compares the rewards of responses, which it reads off the policy's own log-probs."""
 
     def implicit_reward(self, policy: Outputs, reference: Outputs | None) -> Float[Tensor, " b"]:
-        """Of each response of a block; `reference` is None for an objective that needs none."""
+        """The implicit reward of each response of a block; `reference` is None for an objective that needs none."""
         ...
 
 
@@ -62,7 +62,7 @@ class Estimator(Objective, Protocol):
     estimates_from: ClassVar[tuple[Role, ...]]
 
     def estimate(self, policy: Blocks, reference: Blocks) -> Float[Tensor, " b"]:
-        """Of each row, what is averaged."""
+        """The value of each row that the estimate averages."""
         ...
 
 
@@ -206,7 +206,7 @@ class Starter(Adversary, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a method that reads `sampled` draws samples: a rollout at a time, from the policy as it is then.
+    """Settings of sampling, for a method that reads `sampled`: it draws a rollout at a time from the current policy.
 
     A rollout answers the prompts of `batches` updates and serves `batches · epochs` of them. `keep="pair"` reads
     samples itself: the best and the worst of a prompt become `chosen` and `rejected`.
@@ -252,7 +252,7 @@ class Method:
 
     @property
     def parts(self) -> Mapping[str, Any]:
-        """By name; how samples are drawn is the last of them, of a method that draws any."""
+        """The parts by name; a method that draws samples has `sampling` as the last of them."""
         parts = {part.name: part for part in (self.objective, *self.regularizers)}
         return parts | ({"sampling": self.sampling} if self.on_policy else {})
 
@@ -281,7 +281,7 @@ class Method:
 
     @property
     def trained_roles(self) -> tuple[Role, ...]:
-        """Of `forwards`, the roles whose outputs the policy's gradient comes from.
+        """The roles of `forwards` whose outputs the policy's gradient comes from.
 
         A part of weight 0 adds none: it watches roles of its own by a forward without gradient, so that the policy's
         forward is to the bit the one without that part.
@@ -293,7 +293,7 @@ class Method:
 
     @property
     def watched_roles(self) -> tuple[Role, ...]:
-        """What parts of weight 0 look at beside the trained roles."""
+        """Roles that parts of weight 0 look at beside the trained roles."""
         parts = [part for part in self.regularizers if isinstance(part, (Penalizer, Adversary))]
         read = dict.fromkeys(role for part in parts for role in part.reads)
         return tuple(role for role in read if role not in self.trained_roles)

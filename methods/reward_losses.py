@@ -1,4 +1,4 @@
-"""How a reward model learns: pure functions of its scores."""
+"""Losses of reward models: pure functions of their scores."""
 
 from typing import Literal, TypeAlias
 

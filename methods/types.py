@@ -37,7 +37,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one model makes of one block, completion tokens only: column 0 is the first token of each response.
+    """A model's outputs for one block, completion tokens only: column 0 is the first token of each response.
 
     `logps` is the natural log-probability of each completion token, zero where `mask` is False (the end of a shorter
     response). `hidden` is the final-layer hidden state (after the final norm) at each completion token;
@@ -79,7 +79,7 @@ Blocks: TypeAlias = Mapping[Role, Outputs]
 
 @dataclass(frozen=True)
 class Samples:
-    """What is known of the `sampled` block besides its tokens, fixed when it was drawn; row i is row i of that block.
+    """Facts about the `sampled` block besides its tokens, fixed when it was drawn; row i is row i of that block.
 
     `group` is the number of the sample's prompt in its batch, which is also its row in the blocks of the offline roles:
     `expert.mean_logps[samples.group]`. A group is never split: a batch holds all samples of a prompt, side by side.
@@ -139,7 +139,7 @@ def mean_metrics(**values: Tensor) -> dict[str, Tensor]:
 
 
 def reward_metrics(chosen: Float[Tensor, " b"], rejected: Float[Tensor, " b"]) -> dict[str, Tensor]:
-    """What every pairwise objective logs about its implicit rewards; a tie counts as wrong."""
+    """The metrics that every pairwise objective logs about its implicit rewards; a tie counts as wrong."""
     return mean_metrics(
         reward_chosen=chosen,
         reward_rejected=rejected,

@@ -1,4 +1,4 @@
-"""What exists: the cards of every method, model, data set and task, and how to look one up.
+"""The registry: cards of every method, model, data set and task, and how to look one up.
 
 Imports nothing of ours, so that everything of ours may import it.
 """

@@ -55,7 +55,7 @@ class PackageAsset:
         return f"{self.package}=={self.version}"
 
     def path(self, cache: Path) -> Path:
-        """Where the file lies in the cache, whether it is there or not."""
+        """The file's path in the cache, whether it is there or not."""
         return cache / "packages" / f"{self.package}-{self.version}" / Path(self.member).name
 
 
@@ -63,7 +63,7 @@ ASSETS: Catalogue[PackageAsset] = Catalogue("asset")
 
 
 def cache_folder() -> Path:
-    """Where models and data are kept: `ADVALIGN_CACHE`, or `.advalign/assets` below the current folder."""
+    """The folder that keeps models and data: `ADVALIGN_CACHE`, or `.advalign/assets` below the current folder."""
     return Path(os.environ.get("ADVALIGN_CACHE") or ".advalign/assets").expanduser().absolute()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """Where an idea was published. `Paper(title="…", arxiv="2305.18290", year=2023)`."""
+    """The publication of an idea. `Paper(title="…", arxiv="2305.18290", year=2023)`."""
 
     title: str
     arxiv: str

@@ -1,4 +1,4 @@
-"""Which architectures can be trained: those that a test builds and trains, and those that are refused, with reasons."""
+"""Architectures: those that a test builds and trains, and those that are refused, with reasons."""
 
 from dataclasses import dataclass
 

@@ -27,7 +27,8 @@ def above(low: float, default: Any) -> Any:
 
 
 def validate(config: Any) -> None:
-    """For `__post_init__` of a frozen dataclass: every value as its field's type. ValueError names the field.
+    """Converts every value of a frozen dataclass to its field's type; call it in `__post_init__`. ValueError names the
+    field.
 
     Lists become tuples and text becomes a path, as JSON has neither; nothing else is converted.
     """

@@ -1,4 +1,4 @@
-"""Which packages carry data that we use, as measured: sizes in bytes and sha-256 of the archive and of the file."""
+"""Packages that carry data we use: measured sizes in bytes, sha-256 of the archive and of the file."""
 
 from registry.assets import ASSETS, PackageAsset
 

@@ -1,4 +1,4 @@
-"""What a configuration means, checked against data, model and machine before anything is trained."""
+"""Resolves a configuration: it is checked against data, model and machine before anything is trained."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def method_of(name: str, model: str, settings: Settings, study: StudyRecord | No
 
 
 def _tasks_of(dataset: str) -> tuple[str, ...]:
-    """What is evaluated where no tasks are named."""
+    """The default tasks, where none are named."""
     return "held_out", DATASETS[dataset].task if dataset in DATASETS else DEFAULT_TASK
 
 
@@ -226,7 +226,7 @@ def data_of(dataset: str, config: DataConfig, tokenizer: PreTrainedTokenizerBase
 
 
 def training_of(config: TrainingConfig, num_train: int, methods: Mapping[str, Method]) -> Training:
-    """How each method is trained; without `max_steps` so many steps that the rows are seen `epochs` times.
+    """The training settings of each method; without `max_steps`, as many steps as see the rows `epochs` times.
 
     ValueError for a method that cannot be trained so.
     """
@@ -267,7 +267,7 @@ def check_roles(methods: Mapping[str, Method], data: TokenizedData) -> None:
 
 
 def planned(comparison: RunPlan, cells: Sequence[tuple[str, int | None, str]]) -> plan.Plan:
-    """What it will cost. `cells (("base", None, "to run"), ("dpo", 0, "finished"))`."""
+    """The plan of a comparison. `cells (("base", None, "to run"), ("dpo", 0, "finished"))`."""
     config, training, machine = comparison.config, comparison.training, this_machine()
     model = meta_model(comparison.model)
     facts, completion = _facts(comparison)
@@ -309,7 +309,7 @@ def planned(comparison: RunPlan, cells: Sequence[tuple[str, int | None, str]]) -
 
 
 def _tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
-    """For a plan, which needs neither weights nor a network: None where the tokenizer cannot be had."""
+    """The tokenizer for a plan, which needs neither weights nor a network; None where it cannot be had."""
     if MODELS[name].gated and MODELS[name].package is None:
         return None
     try:
@@ -319,7 +319,7 @@ def _tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
 
 
 def _facts(comparison: RunPlan) -> tuple[plan.DataFacts, float]:
-    """What the plan says of the data, and the mean number of tokens of a completion."""
+    """The plan's facts about the data, and the mean number of tokens of a completion."""
     config, data = comparison.config, comparison.data
     if data is None:  # without tokens: what the limits allow
         longest = mean = float(config.data.max_length)

@@ -1,4 +1,6 @@
-"""What a comparison is: frozen dataclasses that the command line, notebooks, presets and Ray tasks make alike."""
+"""The configuration of a comparison: frozen dataclasses that the command line, notebooks, presets and
+Ray tasks make.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from registry.models import DEFAULT_MODEL
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which rows of a data set are trained on, and how many tokens of each. None: all, or no limit."""
+    """The rows of a data set to train on, and the tokens of each row to keep. None: all, or no limit."""
 
     max_pairs: int | None = at_least(1, None)
     max_length: int = at_least(2, 1024)  # tokens of prompt and completion together
@@ -31,7 +33,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How every method is trained. `max_steps`, if it is given, counts instead of `epochs`.
+    """Training settings of every method. `max_steps`, if given, replaces `epochs`.
 
     `batch_size` are the rows of an update over all processes, `micro_batch_size` those of a forward.
     """
@@ -54,7 +56,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
-    """Where cells run: in this process, or as tasks of Ray that ask for so many cores and GPUs each."""
+    """The place where cells run: this process, or tasks of Ray that ask for so many cores and GPUs each."""
 
     executor: Literal["local", "ray"] = "local"
     cpus_per_cell: float = at_least(0, 1.0)
@@ -66,7 +68,7 @@ class ExecutionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
-    """What is written: runs, leaderboard and report into a folder, metrics into an MLflow store, checkpoints."""
+    """The outputs: runs, leaderboard and report in a folder, metrics in an MLflow store, checkpoints."""
 
     folder: Path = Path(".advalign")
     tracking_uri: str | None = None  # an MLflow store, or none; None: sqlite in the folder
@@ -105,7 +107,7 @@ class ComparisonConfig:
         validate_lists(self, "methods", "seeds", "tasks")
 
     def as_json(self) -> dict[str, Any]:
-        """What `from_json` reads, and `json.dumps` takes."""
+        """The configuration as JSON values, which `from_json` reads."""
         made: dict[str, Any] = as_json(self)
         return made
 

@@ -23,7 +23,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Ray:
-    """As tasks of the cluster that RAY_ADDRESS names, or of one that is started on this machine for the purpose.
+    """Runs jobs as tasks of the Ray cluster that RAY_ADDRESS names, or of one started on this machine.
 
     `cpus` and `gpus` are asked for each job; `retries` counts how often a job is started again after its worker died.
     """

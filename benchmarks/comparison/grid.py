@@ -59,7 +59,9 @@ def run(comparison: RunPlan, console: Console, kind: type[Grid] | None = None) -
 
 
 def accelerator() -> Accelerator:
-    """What a launcher set up, but for what would change a result without changing its address: float32, every step."""
+    """The accelerator of the launcher, without the settings that would change a result but not its address: float32, an
+    update every step.
+    """
     # The main process evaluates while the others wait, for longer than the ten minutes that NCCL would
     patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
     whole = GradientAccumulationPlugin(num_steps=1)
@@ -102,7 +104,7 @@ class Grid:
         ]
 
     def status(self, cell: Cell) -> str:
-        """What the plan says of a cell: finished, to be evaluated (its training is finished), or to run."""
+        """The status of a cell in the plan: finished, to be evaluated (its training is finished), or to run."""
         if not cell.finished:
             return "to run"
         done = all(evaluation_path(cell.files, task).is_file() for task in self.comparison.tasks)
@@ -187,7 +189,9 @@ class Grid:
 
     @contextlib.contextmanager
     def _alone(self, cell: Cell) -> Iterator[None]:
-        """Of several commands that share an output folder, one runs a cell, and the others wait and find it done."""
+        """Holds the cell's lock: one of several commands that share an output folder runs it, the others wait and find
+        it done.
+        """
         with contextlib.ExitStack() as held:
             if self.main:
                 cell.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +251,7 @@ class Grid:
 
 
 def _status(error: BaseException) -> Status:
-    """What became of a run that ended so."""
+    """The status of a run that ended with this error."""
     return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 

@@ -1,4 +1,4 @@
-"""What `--list` prints: the registry, with each entry's paper and whatever a user chooses by.
+"""The output of `--list`: the registry, with each entry's paper and what a user needs to choose.
 
 Reads catalogues only, so that it needs neither weights nor the libraries that would load them.
 """

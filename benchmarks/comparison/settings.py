@@ -22,6 +22,6 @@ class Settings:
                 raise ValueError(f"{name} names {owners}; start with {' or '.join((*methods, *tasks))}")
 
     def of(self, owner: str) -> dict[str, Any]:
-        """What applies to one method or task, by its dotted names."""
+        """The settings of one method or task, by its dotted names."""
         prefix = f"{owner}."
         return {name.removeprefix(prefix): value for name, value in self.values.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What the cells of one comparison or one search share: the model, the tokens and the reference log-probs."""
+"""The workbench that the cells of a comparison or a search share: model, tokens and reference log-probs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Workbench:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What every run's address says of the data."""
+        """The facts about the data in every run's address."""
         return {
             "name": self.data.name,
             "tokens": self.data.digest,

@@ -1,4 +1,6 @@
-"""What a prompt and its samples become in the data set `constraints`: verdicts, pair, expert, preferential prompts."""
+"""Turns a prompt and its samples into rows of the data set `constraints`: verdicts, pair, expert,
+preferential prompts.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which prompts the data set `constraints` asks: topics, combinations of constraints, and how they are worded.
+"""The prompts of the data set `constraints`: topics, combinations of constraints, and their wording.
 
 Everything follows from the seed. Test prompts have topics and combinations (sets of families) that no training prompt
 has; each prompt can be answered, which an edited response proves.
@@ -110,7 +110,7 @@ def _topics(split: Literal["train", "test"], seed: int) -> list[Topic]:
 
 
 def _combinations(split: Literal["train", "test"], seed: int) -> dict[int, list[tuple[str, ...]]]:
-    """By size. One constraint alone is a training combination, always."""
+    """Combinations by size; a single constraint is always a training combination."""
     found: dict[int, list[tuple[str, ...]]] = {1: [(name,) for name in FAMILIES] if split == "train" else []}
     for size in (2, 3):
         every = [names for names in itertools.combinations(FAMILIES, size) if compatible(names)]

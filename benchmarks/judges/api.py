@@ -128,8 +128,9 @@ class ApiJudge:
         return frozenset({self.identity, f"api:{self.annotator.name}", self.annotator.request["model"]})
 
     def judge(self, duels: Sequence[Duel], folder: Path, progress: Progress) -> list[Judgement]:
-        """From the ledger as far as it goes. A reply without a verdict was paid for too, and is not asked for again,
-        nor is a duel that the endpoint declines to look at (a filter of contents, a text that is too long for it).
+        """Judgements, from the ledger where it has them. A reply without a verdict was paid for too, and is not asked
+        for again, nor is a duel that the endpoint declines to look at (a filter of contents, a text that is too long
+        for it).
 
         Raises JudgeError, once everything that was under way is kept, if the endpoint refuses or stays away.
         """

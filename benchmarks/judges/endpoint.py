@@ -32,7 +32,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How often one call is tried, and the seconds between: doubling from `first` to `longest`, as a server may ask."""
+    """The number of tries of a call and the seconds between them: doubling from `first` to `longest`, or as the server
+    asks.
+    """
 
     tries: int = 10
     first: float = 1.0
@@ -42,7 +44,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where judges live. Its `repr` says neither where nor by which key."""
+    """The address of a judge. Its `repr` shows neither address nor key."""
 
     url: str = field(repr=False)
     key: str = field(repr=False)
@@ -238,7 +240,7 @@ def _shown(content: bytes) -> str:
 
 
 def _message(content: bytes) -> str:
-    """What an error's body says: code and message where it is OpenAI's JSON."""
+    """The message in an error's body: code and message where it is OpenAI's JSON."""
     try:
         error = json.loads(content)["error"]
         if isinstance(error, str):

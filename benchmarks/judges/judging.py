@@ -1,4 +1,4 @@
-"""What a judge is: it is shown two responses to an instruction and says how surely the second is the better.
+"""Judges: a judge sees two responses to an instruction and says how surely the second is better.
 
 Judges that see both responses may like a place better than what stands in it: they are asked in both orders.
 """
@@ -108,7 +108,7 @@ def _verdict(duel: Duel, said: Mapping[Duel, Judgement], both: bool) -> DuelVerd
 
 @dataclass(frozen=True)
 class Unjudged:
-    """That some duels have no verdict: how many have one, of how many, and what came back for one that has none."""
+    """Some duels have no verdict: the number judged, the total, and an example of what came back."""
 
     judged: int
     of: int
@@ -134,7 +134,7 @@ class Unjudged:
 
 
 def position_bias(verdicts: Sequence[DuelVerdict]) -> dict[str, float] | None:
-    """How often the response shown second wins whichever it is, with the standard error; ½ is fair.
+    """The rate at which the response shown second wins, with its standard error; ½ is fair.
 
     `consistent` is the share of duels with the same winner in both orders. None where nothing was judged twice.
     """

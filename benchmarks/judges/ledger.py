@@ -1,4 +1,4 @@
-"""What judges said, on disk: a line is appended as soon as a judgement is there, so that none is bought twice.
+"""The ledger of judgements on disk: each is appended as soon as it arrives, so that none is bought twice.
 
 Whoever judges holds the ledger's lock, so that two processes never buy the same judgement side by side.
 """

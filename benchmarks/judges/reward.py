@@ -61,13 +61,13 @@ class RewardJudge:
         return frozenset({self.name, f"reward:{self.name}", str(self.folder.resolve()), self.weights})
 
     def judge(self, duels: Sequence[Duel], folder: Path, progress: Progress) -> list[Judgement]:
-        """By the scores of both responses, each computed once for whatever it is compared with."""
+        """Judgements from the scores of both responses; each response is scored once."""
         pairs = list(dict.fromkeys((duel.instruction, text) for duel in duels for text in (duel.first, duel.second)))
         scores = dict(zip(pairs, self.score(pairs, folder, progress), strict=True))
         return [by_scores(*(scores[duel.instruction, text] for text in (duel.first, duel.second))) for duel in duels]
 
     def score(self, pairs: Sequence[tuple[str, str]], folder: Path, progress: Progress) -> list[float]:
-        """Of each (instruction, response), from the ledger as far as it goes."""
+        """The score of each (instruction, response), from the ledger where it has it."""
         keys = [ledger_key(self.weights, self._precision, *pair) for pair in pairs]
         with Ledger.opened(folder / f"reward-{self.weights[:16]}.jsonl") as ledger:
             missing = [i for i, key in enumerate(keys) if ledger.get(key) is None]
@@ -169,7 +169,7 @@ def conversation_ids(tokenizer: PreTrainedTokenizerBase, instruction: str, respo
 
 
 def score_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[float]:
-    """What `model` says of each row of tokens alone, from one forward of all."""
+    """The scores of `model` for each row of tokens, from one forward of all."""
     import torch
 
     config: Any = model.config.get_text_config()

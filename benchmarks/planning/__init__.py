@@ -1,1 +1,1 @@
-"""What a comparison will cost: steps, tokens, time and memory on this machine."""
+"""The cost of a comparison: steps, tokens, time and memory on this machine."""

@@ -53,7 +53,7 @@ class Memory:
         return sum(self.parts.values())
 
     def in_shards(self, number: int, gathered: int) -> Memory:
-        """Of each of so many processes that hold the policy in shards (FSDP2) and the rest whole.
+        """Peak memory per process when `number` processes hold the policy in shards (FSDP2) and the rest whole.
 
         `gathered` are the bytes of weights, and at most as many of gradients, that stand whole while they are used.
         """
@@ -70,7 +70,9 @@ class Memory:
 
 
 def gathered_bytes(model: PreTrainedModel) -> int:
-    """Of a policy in shards, what each process has whole at a time: embeddings, head and two layers, one on its way."""
+    """Bytes of a sharded policy that a process holds whole at a time: embeddings, head and two layers, one
+    in transfer.
+    """
     total = sum(parameter.numel() for parameter in model.parameters())
     layers = int(model.config.num_hidden_layers)
     given: Any = model  # its methods have no types
@@ -141,7 +143,7 @@ def seconds(
     mean_completion_tokens: float,
     sequences_per_row: int | None = None,
 ) -> float:
-    """Of training one cell, roughly. Reference log-probs come from the store and are `scoring_seconds`, once.
+    """Seconds of training one cell, roughly. Reference log-probs come from the store and are `scoring_seconds`, once.
 
     `mean_row_tokens` and `mean_completion_tokens` are those of a sequence. The sequences of a row share its prompt,
     but where a part reads the states of padded rows. An encoder that reads text scores every sample once, and learns
@@ -178,18 +180,20 @@ def seconds(
 
 
 def _sequences(method: Method) -> int:
-    """Of one row in an update: a role each, and the samples that are kept."""
+    """Number of sequences of one row in an update: one a role, and the samples that are kept."""
     kept = {"all": method.sampling.num_generations, "best": 1, "pair": 0}[method.sampling.keep]
     return sum(kept if role == "sampled" else 1 for role in method.forwards)
 
 
 def scoring_seconds(model: PreTrainedModel, machine: Machine, *, num_sequences: int, mean_row_tokens: float) -> float:
-    """Of one forward over so many sequences: the reference store, or a task that scores the held-out pairs."""
+    """Seconds of one forward over so many sequences: the reference store, or a task that scores held-out pairs."""
     return num_sequences * _backbone_flops(model, mean_row_tokens) / (EFFICIENCY * machine.flops)
 
 
 def generation_seconds(model: PreTrainedModel, machine: Machine, *, num_prompts: int, max_new_tokens: int) -> float:
-    """Of generating, roughly: every step reads all weights once for a batch. No response ends before its limit."""
+    """Seconds of generation, roughly: every step reads all weights once for a batch, and no response ends before its
+    limit.
+    """
     size = sum(parameter.numel() for parameter in model.parameters())
     rounds = -(-num_prompts // BATCH) * max_new_tokens
     reading = rounds * size * FLOAT / machine.bandwidth
@@ -210,7 +214,7 @@ def _linears(model: PreTrainedModel) -> list[nn.Linear]:
 
 
 def _sizes(model: PreTrainedModel) -> tuple[int, int, int, int]:
-    """Of the hidden states, of all heads together, of the feed-forward layer; the number of layers."""
+    """Sizes of the hidden states, of all heads together and of the feed-forward layer; the number of layers."""
     config: Any = model.config
     hidden = config.hidden_size
     head = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
@@ -219,7 +223,9 @@ def _sizes(model: PreTrainedModel) -> tuple[int, int, int, int]:
 
 
 def _activations(model: PreTrainedModel, training: Training, *, tokens: int, length: int, hidden: bool) -> int:
-    """What autograd keeps of all layers; with checkpointing their inputs, and one layer while it is recomputed."""
+    """Bytes that autograd keeps of all layers; with checkpointing, of their inputs and of one layer while it is
+    recomputed.
+    """
     width, _, _, layers = _sizes(model)
     layer = _layer_bytes(model, training, tokens=tokens, length=length)
     states = FLOAT * width * tokens
@@ -256,7 +262,7 @@ def _head_flops(model: PreTrainedModel) -> int:
 
 
 def _networks(method: Method, model: PreTrainedModel) -> Iterator[tuple[int, int, bool]]:
-    """For each part with a network: its parameters, the numbers it keeps a token, and whether it learns."""
+    """Each part with a network: its parameters, the numbers it keeps a token, and whether it learns."""
     from methods.protocols import Adversary, Learner
 
     for part in method.parts.values():
@@ -266,7 +272,7 @@ def _networks(method: Method, model: PreTrainedModel) -> Iterator[tuple[int, int
 
 
 def _encoders(method: Method) -> Iterator[tuple[int, Any]]:
-    """For each part that reads text with an encoder: the encoder's parameters, and the part.
+    """Each part that reads text with an encoder: the encoder's parameters, and the part.
 
     A head on the policy's backbone and counted words weigh nothing. Of an encoder that is not registered nothing is
     known before it is loaded, and it counts as nothing.

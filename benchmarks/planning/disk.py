@@ -1,4 +1,4 @@
-"""How much disk a comparison takes: what it keeps of each cell, and the checkpoints of the one that is being trained.
+"""The disk that a comparison takes: what each cell keeps, and the checkpoints of the cell in training.
 
     a cell        its policy (the adapter, or all weights), a line a step, the responses of its tasks
     in training   two checkpoints at once, the new one beside the old, each of weights and two moments
@@ -38,7 +38,7 @@ def bytes_needed(
     num_tokens: float,
     answers: Sequence[tuple[int, int]] = (),
 ) -> int:
-    """Of `to_train` cells that are still to be trained and `to_evaluate` that are to be evaluated.
+    """Bytes of `to_train` cells that are still to be trained and `to_evaluate` cells that are to be evaluated.
 
     `num_tokens` are those whose reference log-probs are kept; `answers` say of each task how many responses of at most
     how many tokens it generates.

@@ -1,4 +1,4 @@
-"""What this machine can do, measured: operations and bytes a second, memory that is free."""
+"""Measures this machine: operations and bytes a second, free memory."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _machine_memory() -> int:
 
 
 def _group_memory(membership: Path, root: Path) -> list[int]:
-    """What each control group above this process leaves, of version 1 or 2; a cache can be given back."""
+    """The memory that each control group (version 1 or 2) above this process leaves; caches count as free."""
     free = []
     lines = membership.read_text(encoding="utf-8").splitlines() if membership.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in lines):

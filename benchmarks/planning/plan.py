@@ -1,4 +1,4 @@
-"""What a comparison will cost before it starts, on one screen, and whether this machine can hold it."""
+"""The plan of a comparison on one screen: its cost, and whether this machine can hold it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def total_seconds(self) -> float:
-        """Of the cells that are not finished; a trained one is evaluated only."""
+        """Seconds of the cells that are not finished; a trained one is only evaluated."""
         known = {TRAINED: sum(self.task_seconds.values()), FINISHED: 0.0}
         return sum(known.get(status, self.cell_seconds[name]) for name, _, status in self.cells)
 

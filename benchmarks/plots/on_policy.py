@@ -1,4 +1,4 @@
-"""What on-policy training logged, as pictures: is a learned reward earned, what did it cost, where do rollouts go."""
+"""Pictures of on-policy training: whether a learned reward is earned, its cost, and where rollouts go."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Read = Callable[[Step], float | None]
 
 
 def earned(table: Table, styles: Styles) -> Group | None:
-    """What a run's reward model says of its samples, and what a verifier, or a model that trains no policy, says."""
+    """The scores of a run's samples by its reward model, by a verifier, and by a model that trains no policy."""
     return _of_runs(
         table,
         styles,
@@ -63,7 +63,7 @@ def _of_runs(
 
 
 def anchored(table: Table, styles: Styles) -> Group | None:
-    """Where rollouts and experts' responses lie under the policy, and how long they are (AAPA's analyses)."""
+    """Log-probs and lengths of rollouts and of experts' responses under the policy (AAPA's analyses)."""
     made: list[Markup] = []
     for row in table.rows:
         for key in dict.fromkeys(key for run in row.runs for step in run.steps for key in step if key.endswith(MEDIAN)):
@@ -96,7 +96,7 @@ def _one_a_run(table: Table, styles: Styles, x: Read, y: Read) -> list[svg.Curve
 
 
 def _points(run: Run, x: Read, y: Read) -> Points:
-    """In the order of training; a point that several updates of one rollout repeat is one."""
+    """Points in the order of training; the updates of one rollout share a point."""
     found: list[tuple[float, float]] = []
     for step in run.steps:
         across, up = x(step), y(step)
@@ -112,7 +112,7 @@ def _ending(ending: str, step: Step) -> float | None:
 
 
 def _accuracy(step: Step) -> float | None:
-    """Of the reward model on held-out pairs, where its round begins."""
+    """The reward model's accuracy on held-out pairs, where its round begins."""
     part = next((key.removesuffix(TOKENS) for key in step if key.endswith(TOKENS)), None)
     return None if part is None else _ending(f"{part}/accuracy", step)
 

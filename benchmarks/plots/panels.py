@@ -1,4 +1,4 @@
-"""What tasks and training say beside their scores, as pictures: one function a question, none without its data."""
+"""Pictures of what tasks and training report beside their scores: one function a question, none without its data."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def _entry(label: str, estimate: float, low: float | None, high: float | None) -
 
 
 def _correlations(extras: Sequence[Mapping[str, Any]]) -> dict[tuple[float, str, str], Correlation]:
-    """By temperature, score and kind, over the seeds that have it."""
+    """Correlations by temperature, score and kind, over the seeds that have them."""
     seeds: dict[tuple[float, str, str], list[Correlation]] = {}
     for entry in (entry for extra in extras for entry in extra.get("correlations") or ()):
         facts = {key: entry[key] for key in Correlation.__dataclass_fields__}
@@ -222,7 +222,7 @@ def _correlations(extras: Sequence[Mapping[str, Any]]) -> dict[tuple[float, str,
 
 
 def _told(table: Table, column: Column) -> str:
-    """What a nested task measured: `ifeval prompt_strict`."""
+    """The measure of a nested task: `ifeval prompt_strict`."""
     extras = next(row.scores[column.key].extras[0] for row in table.rows if column.key in row.scores)
     return f"{extras['task']} {extras['value']}" if {"task", "value"} <= extras.keys() else column.task
 
@@ -242,7 +242,7 @@ def _factor(column: Column, value: str) -> int:
 
 
 def _middle(bucket: Mapping[str, Any]) -> float:
-    """Of a bucket of lengths; an open one ends where it begins."""
+    """The middle of a bucket of lengths; an open bucket ends where it begins."""
     low, high = float(bucket["low"]), bucket.get("high")
     return low if high is None else (low + float(high)) / 2
 

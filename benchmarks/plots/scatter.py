@@ -64,7 +64,7 @@ def pareto(dots: Sequence[Dot]) -> list[Dot]:
 
 
 def _places(dots: Sequence[Dot], xs: Scale, ys: Scale) -> list[tuple[Dot, float, float]]:
-    """Where each dot's name stands: at its height, or as far below as the names above it need."""
+    """The place of each dot's name: at its height, or as far below as the names above it need."""
     placed: list[tuple[Dot, float, float]] = []
     for dot in sorted(dots, key=lambda dot: -dot.y):
         x, y = xs.per_cent(dot.x), round(100 - ys.per_cent(dot.y), 2)
@@ -76,7 +76,7 @@ def _places(dots: Sequence[Dot], xs: Scale, ys: Scale) -> list[tuple[Dot, float,
 
 
 def _extent(label: str, x: float) -> tuple[float, float]:
-    """From where to where a name reaches: it stands on the side of its dot that has more room."""
+    """The horizontal extent of a name, which stands on the side of its dot that has more room."""
     width = CHARACTER * len(label)
     return (x - width, x) if x > 50 else (x, x + width)
 

@@ -211,7 +211,7 @@ def _dashes(style: int) -> Markup:
 
 
 def _summary(curves: Sequence[Curve]) -> str:
-    """What a reader who does not see the picture gets: where each line starts and ends."""
+    """The text for a reader who does not see the picture: where each line starts and ends."""
     ends = []
     for curve in curves:
         values = [value for _, value in curve.points if math.isfinite(value)]

@@ -1,4 +1,4 @@
-"""What two arms of a published comparison differ in, computed from what they are run with."""
+"""Differences between two arms of a published comparison, computed from their settings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def with_length(config: ComparisonConfig, arm: Arm) -> ComparisonConfig:
 
 
 def differences(preset: Preset, scale: ScaleName, first: str, second: str) -> tuple[str, ...]:
-    """What sets two arms apart at a scale, in alphabetical order; `()` for arms that are run alike.
+    """The differences between two arms at a scale, in alphabetical order; `()` for arms that are run alike.
 
     `objective` (whose settings are then not compared), `dataset`, `rows` (of training data), `updates` (with those of
     the arms that it starts from), `lr`, `after` (the methods that ran before), the name of a part that one of them

@@ -1,4 +1,4 @@
-"""What a published comparison is made of: arms, claims about them, and a scale at which to run them."""
+"""The types of a published comparison: arms, claims about them, and a scale at which to run them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How a comparison is run: a configuration without its methods, what is measured, and what that departs in.
+    """The scale of a comparison: a configuration without its methods, what is measured, and what departs from the
+    paper.
 
     `settings` are those of every arm whose method has them, by dotted names without the method's; an arm's own come
     before them.
@@ -139,7 +140,7 @@ class Preset:
 def small(
     *, tasks: tuple[str, ...], max_pairs: int, max_steps: int | None = None, dataset: str = "constraints"
 ) -> ComparisonConfig:
-    """What a small scale runs; without `max_steps`, one pass over the rows."""
+    """The configuration of a small scale; without `max_steps`, one pass over the rows."""
     return ComparisonConfig(
         model="smollm2_135m",
         dataset=dataset,

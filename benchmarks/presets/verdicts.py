@@ -1,4 +1,4 @@
-"""What a store says of a published comparison's claims.
+"""Verdicts on a published comparison's claims, from the runs of a store.
 
 A claim *agrees* or *disagrees* if the 95 % interval of its paired difference lies on one side of zero, and is
 *undecided* where the interval holds zero or too few seeds or prompts were run to say anything.
@@ -42,7 +42,7 @@ class Reproduction:
 
 
 def read(preset: Preset, scale: ScaleName, out: Path, made: Mapping[str, Sequence[str]]) -> Reproduction:
-    """What the store below `out` says of every claim.
+    """The verdict on every claim from the store below `out`.
 
     `made` are the ids of each arm's runs, by its label; an arm without any leaves its claims unmeasured.
     """

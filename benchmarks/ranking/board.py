@@ -1,4 +1,4 @@
-"""What a leaderboard is made of: tables of rows that may be compared."""
+"""The types of a leaderboard: tables of rows that may be compared."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Leaderboard:
 
     @property
     def published(self) -> list[PublishedTable]:
-        """What the papers published of these methods: to stand beside the tables, and never ranked."""
+        """The published tables of these methods: they stand beside ours and are never ranked."""
         papers = {arxiv for table in self.tables for row in table.rows for _, arxiv in describe(row.method).papers}
         judged = any(
             getattr(TASKS[column.task].spec, "published", False)

@@ -70,7 +70,7 @@ class Column:
 
     @property
     def is_first(self) -> bool:
-        """Of its task: what is said of a task and not of a measure is said once."""
+        """Whether this is the first column of its task: notes about a task are written once."""
         return self.primary == self.siblings[0]
 
     @property
@@ -89,12 +89,14 @@ class Column:
 
     @property
     def judges_by(self) -> str | None:
-        """What judges here and may have rewarded rows in training; of a task on another task, what judges there."""
+        """The judge of this column, which may have rewarded rows in training; a task on another task has that task's
+        judge.
+        """
         found: str | None = _declared(str(self.settings.get("of") or self.task), "judges_by", None)
         return found
 
     def heading(self, value: str) -> str:
-        """What a reader calls a value."""
+        """The heading of a value."""
         return str(_declared(self.task, "headings", {}).get(value, value))
 
 
@@ -241,14 +243,14 @@ def _compare(
 
 
 def _known(value: float, num_prompts: int) -> Interval:
-    """What needs no measuring: it may be off by nothing, and nothing is claimed of it."""
+    """The score of a value that is known by definition: it has no interval, and nothing is claimed about it."""
     return Interval(value, value, value, 0.0, float(num_prompts - 1), (0,), num_prompts, claims=False)
 
 
 def _improvements(
     comparisons: Mapping[Pair, Difference], rows: Mapping[str, Scores], clusters: Sequence[str]
 ) -> dict[Pair, tuple[float, float, float]]:
-    """Of the pairs of trained methods with seeds enough for a claim: the share, and its bounds."""
+    """The probability of improvement, with bounds, for pairs of trained methods with enough seeds for a claim."""
     return {
         (a, b): probability_of_improvement(rows[a], rows[b], rng=_rng(), clusters=clusters)
         for (a, b), comparison in comparisons.items()
@@ -257,7 +259,9 @@ def _improvements(
 
 
 def _values(entries: Mapping[str, Sequence[Evaluation]]) -> dict[str, dict[str, Scores]]:
-    """By value, then by row: seeds by items; of a row without seeds, its items. A row has what all its items have."""
+    """Scores by value, then by row, as seeds by items (a row without seeds: its items). A row has the values that all
+    its items have.
+    """
     names = dict.fromkeys(name for row in entries.values() for e in row for name in e.result.items[0].values)
     made: dict[str, dict[str, Scores]] = {name: {} for name in names}
     for row, evaluations in entries.items():
@@ -281,7 +285,7 @@ def _shares(task: str, values: Mapping[str, Mapping[str, Scores]]) -> frozenset[
 
 
 def _declared(task: str, fact: str, default: Any) -> Any:
-    """What a registered task says about itself; `default` where it says nothing or is gone."""
+    """The declaration of a registered task; `default` where it declares nothing or is gone."""
     return getattr(TASKS[task].spec, fact, default) if task in TASKS else default
 
 
@@ -316,6 +320,6 @@ def _mean_metrics(evaluations: Sequence[Evaluation]) -> dict[str, float]:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Of the values that are known; None if there are none."""
+    """The mean of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None

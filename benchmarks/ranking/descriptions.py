@@ -1,4 +1,4 @@
-"""How a leaderboard names a row: what differs from the method's defaults, what it controls for, whose paper it is."""
+"""Names of a leaderboard's rows: settings that differ from the defaults, what a row controls for, its paper."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNTRAINED = "untrained"  # the name of the base model's row
 
 @dataclass(frozen=True)
 class Description:
-    """What the catalogue knows about a method; nothing but its name for one that is gone."""
+    """The catalogue's facts about a method; only its name for one that is gone."""
 
     objective: str | None = None
     papers: tuple[tuple[str, str], ...] = ()  # title and arXiv id, the row's own first
@@ -30,7 +30,7 @@ class Description:
 
 @functools.cache
 def describe(method: str) -> Description:
-    """What is known about a registered method or a formula."""
+    """The description of a registered method or a formula."""
     from methods import OBJECTIVES, REGULARIZERS, resolve  # imports torch
 
     try:
@@ -59,7 +59,8 @@ def changed(method: str, hyperparameters: Mapping[str, Any], siblings: Iterable[
 
 
 def shared_settings(rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
-    """Of (hyperparameters, those that its name would show): what several rows show and no row has otherwise.
+    """Settings that several rows show and that no row has otherwise, from pairs of (hyperparameters, those its name
+    would show).
 
     It tells no row from another, so that one sentence under the table says it of all.
     """
@@ -72,8 +73,9 @@ def shared_settings(rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]])
 
 
 def control(hyperparameters: Mapping[str, Any]) -> str | None:
-    """What a row controls for, or None: a part without weight, an adversary that learns nothing or false labels, a
-    reward model that does not learn against the policy."""
+    """The reason why a row is a control, or None: a part without weight, an adversary that learns nothing or false
+    labels, a reward model that does not learn against the policy.
+    """
     for name, value in hyperparameters.items():
         part, _, field = name.rpartition(".")
         if part and field == "weight" and value == 0:
@@ -88,7 +90,7 @@ def control(hyperparameters: Mapping[str, Any]) -> str | None:
 
 
 def rewards_of(run: Run) -> frozenset[str]:
-    """What rewarded a run's samples in training, of what may also judge a task: `verifiers`.
+    """The sources that rewarded a run's samples in training and may also judge a task: `verifiers`.
 
     They did where its samples were rewarded by them (`sampling.verifier_weight`) on data that brings verifiers.
     """

@@ -55,12 +55,12 @@ def _three(of: Interval, *, share: bool, signed: bool) -> list[str]:
 
 
 def _decimals(*numbers: float, share: bool) -> int:
-    """As many for all that stand together."""
+    """The number of decimals, equal for all numbers that stand together."""
     return 1 if share or max(map(abs, numbers)) >= 10 else 3
 
 
 def detectable(column: Column) -> str | None:
-    """What this many prompts and seeds can tell apart, as a sentence; None with one seed."""
+    """A sentence with the smallest difference that this many prompts and seeds can detect; None with one seed."""
     if not column.detectable:
         return None
     if column.share and column.detectable > 1:

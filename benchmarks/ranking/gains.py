@@ -1,4 +1,4 @@
-"""What tuning changed: each tuned row minus the same method at its defaults, on the same prompts."""
+"""The gain of tuning: each tuned row minus the same method at its defaults, on the same prompts."""
 
 from __future__ import annotations
 

@@ -143,12 +143,12 @@ def _table(runs: Sequence[Run], versions: Mapping[str, str], notes: tuple[str, .
 
 
 def _rewarded_by(column: Column, runs: Sequence[Run]) -> str | None:
-    """What judges a column, where the row's samples were rewarded in training by the same."""
+    """The judge of a column, where it also rewarded the row's samples in training."""
     return column.judges_by if column.judges_by in rewards_of(runs[0]) else None
 
 
 def _too_few_seeds(columns: Iterable[Column]) -> str:
-    """Which rows lack how many seeds, and in which columns, if not in all; nothing where none does."""
+    """The sentence on rows that lack seeds, with the columns if not all; empty where no row lacks any."""
     judging = [column for column in columns if column.ranks]
     groups: dict[tuple[tuple[str, int], ...], list[str]] = {}
     for column in judging:
@@ -231,7 +231,7 @@ def _is_objective_of(alone: Run, run: Run) -> bool:
 
 
 def _ordered(rows: Iterable[Row], columns: Sequence[Column]) -> tuple[Row, ...]:
-    """By the rank and the score in the first column that ranks any; in the order of names where nothing is ranked."""
+    """Rows by rank and score in the first column that ranks any; by name where nothing is ranked."""
     listed = list(rows)
     ranked = [c for c in columns if any(row.scores[c.key].rank is not None for row in listed if c.key in row.scores)]
 
@@ -245,7 +245,7 @@ def _ordered(rows: Iterable[Row], columns: Sequence[Column]) -> tuple[Row, ...]:
 
 
 def _family_sentence(table: Table, families: Sequence[Mapping[str, Any]]) -> str:
-    """What is to be said of a table's family; nothing where no command of the store named one, or nothing is ranked."""
+    """The sentence about a table's family of comparisons; empty where no command named one, or nothing is ranked."""
     if not families or not any(score.rank is not None for row in table.rows for score in row.scores.values()):
         return ""
     runs = {run.id for row in table.rows for run in row.runs if not run.is_base}

@@ -130,7 +130,7 @@ def _score_facts(column: Column, score: Score) -> dict[str, Any]:
 
 
 def _beside_facts(column: Column, row: str, score: Score, value: str) -> dict[str, Any]:
-    """What the line of a value beside the primary has of its own: it ranks nothing."""
+    """The facts of a value beside the ranked one: it ranks nothing."""
     shown = _figures(score.others[value], from_untrained(column, row, value))
     return shown | {"value": value, "rank": None, "p_holm": None}
 

@@ -95,7 +95,7 @@ def _section(table: Table, board: Leaderboard) -> dict[str, Any]:
 
 
 def _summary(column: Column) -> str | None:
-    """What a hurried reader may take away; nothing where too few seeds were run."""
+    """The summary for a hurried reader; empty where too few seeds were run."""
     claimed = {pair: comparison for pair, comparison in column.comparisons.items() if comparison.claims}
     if not claimed:
         return None
@@ -226,7 +226,7 @@ def _bins(score: Score, column: Column) -> tuple[tuple[float, float], ...]:
 
 
 def _data_report(report: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What became of every row of the data, one line for each reason."""
+    """The outcome of every row of the data, one line for each reason."""
     if report is None:
         return None
     findings = [
@@ -247,7 +247,7 @@ def _spell(numbers: Sequence[int]) -> str:
 
 
 def _facts(table: Table) -> dict[str, Any]:
-    """What all rows share, flattened for a list of names and values."""
+    """The settings that all rows share, flattened to names and values."""
     facts = {f"model {key}": value for key, value in table.model.items()}
     facts |= {f"data {key}": value for key, value in table.data.items()}
     facts |= {f"training {key}": value for key, value in table.training.items()}

@@ -119,7 +119,7 @@ def _history(study: StudyRecord, random: StudyRecord | None) -> Markup:
 
 
 def _expected(random: StudyRecord) -> Markup:
-    """Of k trials drawn at random, the expected best one; the default, which is not drawn, is left out."""
+    """The expected best of k trials drawn at random; the default, which is not drawn, is left out."""
     drawn = [random.loss(trial) for trial in random.complete if trial.index > 0]
     if len(drawn) < 2:
         return Markup("")

@@ -20,7 +20,7 @@ WIDEST = 1000  # more than any table wants
 
 
 def terminal_tables(table: Table, console: Console) -> list[rich.table.Table]:
-    """What the main command prints at its end: narrower than the report, ± half an interval.
+    """The tables that the main command prints at its end: narrower than the report, ± half an interval.
 
     One table, or one for each task where the console is too narrow for all of them.
     """
@@ -69,7 +69,7 @@ def _heading(column: Column, value: str) -> str:
 
 
 def _folded(words: str) -> list[str]:
-    """In lines of about a dozen characters."""
+    """Folds a heading into lines of about a dozen characters."""
     return textwrap.wrap(words, 12, break_long_words=False)
 
 

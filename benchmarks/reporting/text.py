@@ -15,7 +15,7 @@ REWARDED = "‡"  # beside a figure of a row that was rewarded in training by wh
 
 
 def sentences(table: Table) -> list[str]:
-    """What has to be said under a table before anyone quotes it."""
+    """The notes under a table that a reader needs before quoting it."""
     detectable = [
         sentence for column in table.ranked if (sentence := figures.few(column) or figures.detectable(column))
     ]
@@ -38,7 +38,7 @@ def sentences(table: Table) -> list[str]:
 
 
 def headings(table: Table) -> list[str]:
-    """Of the columns of `cells`."""
+    """The headings of the columns of `cells`."""
     names = ["method", "seeds"]
     for column in table.ranked:
         names += [f"rank ({column.key})", f"{column.task} {value_heading(column, column.primary)}"]
@@ -82,19 +82,19 @@ def value_of(column: Column, score: Score | None, value: str) -> Interval | None
 
 
 def mean_length(table: Table, row: Row) -> float | None:
-    """Of the first task that judges what it generates."""
+    """The mean length of the first task that judges what it generates."""
     lengths = [row.scores[column.key].mean_length for column in table.ranked if column.key in row.scores]
     return next((length for length in lengths if length is not None), None)
 
 
 def from_untrained(column: Column, row: str, value: str) -> Difference | None:
-    """What a value differs by from the untrained model, where it is compared with it."""
+    """The difference of a value from the untrained model, where the two are compared."""
     pairs = column.comparisons if value == column.primary else column.others.get(value, {})
     return pairs.get((row, UNTRAINED))
 
 
 def _position_bias(table: Table, column: Column) -> str | None:
-    """How often a judge that saw both orders took the second answer, over all duels of all rows."""
+    """The rate at which a judge that saw both orders took the second answer, over all duels of all rows."""
     found = [bias for extras in _extras(table, column) if (bias := extras.get("position_bias"))]
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""Which runs were named together before any of them was measured: what a correction over all their pairs is good for.
+"""Runs that were named together before any of them was measured, the family that a correction over all pairs needs.
 
 A command writes `OUT/families/<hash>.json` before it trains: the cells of its comparison, and those of them that were
 measured already. Rows that no such file names together may have been added for what was seen.

@@ -1,4 +1,4 @@
-"""What a task said about a run: written by the grid, read by the leaderboard."""
+"""Evaluations: a task's results for a run, written by the grid and read by the leaderboard."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LENGTH_NAMES = ("mean_length", "mean_num_tokens", "num_tokens", "length")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one task said about one run."""
+    """The result of one task for one run."""
 
     task: str
     columns: tuple[str, ...]  # the item values that rank
@@ -33,7 +33,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, task: Task, result: TaskResult, *, seconds: float, trained_on: float) -> Evaluation:
-        """What the grid writes of a task's result."""
+        """The evaluation that the grid writes for a task's result."""
         return cls(
             task=task.name,
             columns=task.columns,
@@ -45,7 +45,7 @@ class Evaluation:
         )
 
     def write(self, path: Path) -> None:
-        """As JSON, whole or not at all; lengths and responses are found again from the result."""
+        """Writes JSON, whole or not at all; lengths and responses are found again from the result."""
         facts = {"task": self.task, "columns": self.columns, "revision": self.revision, "settings": self.settings}
         spent = {"trained_on": self.trained_on, "seconds": self.seconds}
         write_json(path, facts | spent | dataclasses.asdict(self.result))
@@ -100,7 +100,7 @@ class Evaluation:
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """What an evaluation came to. ValueError for a damaged file, which is the user's to delete."""
+    """The metrics of an evaluation. ValueError for a damaged file, which is the user's to delete."""
     try:
         metrics: dict[str, float] = read_json(path)["metrics"]
     except (DamagedFile, KeyError) as error:
@@ -110,7 +110,7 @@ def read_metrics(path: Path) -> dict[str, float]:
 
 
 def evaluation_path(run: RunFolder, task: Task) -> Path:
-    """Where the result of a task with these settings, at this revision, stands in a run's folder."""
+    """Path, in a run's folder, of the result of a task with these settings at this revision."""
     said = json.dumps([task.name, task.revision, settings_of(task)], sort_keys=True)
     return run.evaluation(task.name, hashlib.sha256(said.encode()).hexdigest()[:12])
 
@@ -126,8 +126,9 @@ def canonical(value: Any) -> str:
 
 
 def _columns(document: Mapping[str, Any], task: str, item: Item) -> tuple[str, ...]:
-    """What the result says, or a registered task; the first value of one that is not. `primary` is how it was said
-    when a task had one column."""
+    """The columns that the result names, or its registered task; the first value for a task that is not registered.
+    `primary` is how it was said when a task had one column.
+    """
     if said := document.get("columns") or ([document["primary"]] if document.get("primary") else None):
         return tuple(map(str, said))
     return tuple(TASKS[task].spec.columns) if task in TASKS else (next(iter(item.values)),)

@@ -1,4 +1,4 @@
-"""Where a policy's learning rate comes from: a sweep on this model, another objective, its paper, or the user's hand.
+"""The origin of a policy's learning rate: a sweep on this model, another objective, its paper, or the user.
 
 A composition, a variant and a control have their objective's rate, so that a table compares what they add to it.
 """
@@ -27,7 +27,7 @@ class Rate:
 
 
 def usual_rate(name: str, model: str, spec: Method | None = None) -> Rate:
-    """What a method is trained with on a model if nobody says otherwise: its objective's.
+    """The default learning rate of a method on a model: its objective's.
 
     That is what a sweep chose, else what the model's preset has for all objectives on sums (or means) of log-probs,
     else the paper's. `spec` if it is not the registered one. KeyError for an unknown name.

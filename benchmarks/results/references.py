@@ -1,4 +1,4 @@
-"""What the papers published, to stand beside our rows and never among them: other models, other data, other judges."""
+"""Published results, which stand beside our rows and never among them: other models, other data, other judges."""
 
 import csv
 import importlib.util

@@ -31,7 +31,7 @@ def plain(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a tuned row will start from: a study of other weights or other tokens is another model's.
+    """The start of a tuned row: a study of other weights or other tokens belongs to another model.
 
     `tokens_of(num_train, num_dev)` is the hash of the tokens that a search of so many rows would have here.
     """
@@ -42,7 +42,7 @@ class Start:
     tokens_of: Callable[[int, int], str]
 
     def differences(self, study: StudyRecord) -> list[str]:
-        """What the study started from instead, in words; empty for a study of the same."""
+        """The differences between this start and the study's, in words; empty for a study of the same."""
         model, data = study.facts["model"], study.facts["data"]
         found = []
         if model["adaptation"] != self.adaptation:
@@ -88,7 +88,7 @@ def hyperparameters(study: StudyRecord) -> dict[str, Any]:
 
 
 def about(study: StudyRecord) -> dict[str, Any]:
-    """What stands beside a tuned row: the study, its budget and how its best trial came about."""
+    """Facts beside a tuned row: the study, its budget and how its best trial was found."""
     best = study.best
     assert best is not None
     return {

@@ -40,7 +40,7 @@ class Table:
 def resample_counts(
     rng: np.random.Generator, num_things: int, num_resamples: int
 ) -> Int[np.ndarray, "resamples things"]:
-    """How often each thing is drawn, when as many as there are are drawn with replacement."""
+    """The number of times each of n things is drawn in n draws with replacement."""
     draws = rng.integers(num_things, size=(num_resamples, num_things)) + num_things * np.arange(num_resamples)[:, None]
     return np.bincount(draws.ravel(), minlength=draws.size).reshape(draws.shape)
 

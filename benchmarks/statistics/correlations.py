@@ -1,4 +1,4 @@
-"""How well a score agrees with an oracle: pooled, within prompts and with length held fixed, each with an interval.
+"""Correlation of a score with an oracle: pooled, within prompts and with length held fixed, each with an interval.
 
 Responses of one prompt are alike, and so are long ones: a score that reads nothing but length or how hard a prompt is
 agrees with an oracle when everything is pooled (on synthetic data a quality-blind discriminator reached .73). Within
@@ -76,7 +76,7 @@ def correlate(
 
 
 def _moments(columns: Float[np.ndarray, "n 3"], codes: np.ndarray) -> Float[np.ndarray, "prompts 13"]:
-    """Of each prompt: how many responses, the three sums and the nine sums of products."""
+    """Moments of each prompt: the number of responses, the three sums and the nine sums of products."""
     products = (columns[:, :, None] * columns[:, None, :]).reshape(len(columns), 9)
     values = np.concatenate([np.ones((len(columns), 1)), columns, products], axis=1)
     return np.stack([np.bincount(codes, weights=value) for value in values.T], axis=1)

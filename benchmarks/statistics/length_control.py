@@ -113,7 +113,7 @@ def by_prompt(judgements: Judgements, num_prompts: int) -> Float[np.ndarray, " p
 
 @dataclass(frozen=True)
 class _Fit:
-    """What was fitted to all judgements. The penalty and the gamed baselines stay as they are in refits."""
+    """The fit to all judgements. The penalty and the gamed baselines stay as they are in refits."""
 
     judgements: Judgements
     gamed: float  # how much of the gamed baselines' judgements joined: 1, or 0 without difficulty

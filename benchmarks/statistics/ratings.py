@@ -27,7 +27,9 @@ class Battle:
 
 @dataclass(frozen=True)
 class Rating:
-    """In log-odds, 0 being the mean of all players: who is 1 above another wins 73 %. Times 173.7 in Elo points."""
+    """A rating in log-odds; 0 is the mean of all players, and a player who is 1 above another wins 73 %. Times 173.7:
+    Elo points.
+    """
 
     estimate: float
     low: float

@@ -1,4 +1,4 @@
-"""What may be concluded from paired scores: intervals, corrected p-values, ranks and ratings.
+"""Conclusions from paired scores: intervals, corrected p-values, ranks and ratings.
 
 A row of scores is an array: `(seeds, items)` for a method that was trained, `(items,)` for one that has no seeds (the
 untrained model, a published answer sheet). Items of one cluster (one prompt) depend on each other.
@@ -126,7 +126,8 @@ def probability_of_improvement(
     num_resamples: int = 10_000,
     confidence: float = 0.95,
 ) -> tuple[float, float, float]:
-    """How often a run of `a` beats a run of `b` (a tie counts half), with the bounds of its crossed bootstrap.
+    """The probability that a run of `a` beats a run of `b` (a tie counts half), with the bounds of its crossed
+    bootstrap.
 
     Says nothing of by how much. With few seeds it moves in coarse steps. On one task, after Agarwal et al. 2021
     (arXiv:2108.13264).
@@ -208,7 +209,9 @@ def _compare(
 
 
 def _interval(tables: Sequence[Table], variance: float, paired_seeds: bool, confidence: float) -> Interval:
-    """Of one table, or of the first minus the second. `variance` is the crossed bootstrap's, as it comes."""
+    """The interval of one table, or of the first minus the second. `variance` is the crossed bootstrap's,
+    as it comes.
+    """
     estimate, sheets, seeded = tables[0].mean, [tables[0].influence], [table.seeded for table in tables]
     if len(tables) == 2:
         estimate -= tables[1].mean
@@ -261,7 +264,7 @@ def _corrected(
 
 
 def _lean(num_seeds: Sequence[int]) -> float:
-    """What Satterthwaite's degrees of freedom are corrected by, settled by simulation.
+    """The correction of Satterthwaite's degrees of freedom, settled by simulation.
 
     They lean low with two equal seed components (squares of estimates are (f + 2)/f too large) and high with one, or
     with two of which one has most of the variance: 3 seeds against 10 rejected 6–8 % without this, 4–5 with it.

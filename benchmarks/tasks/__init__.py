@@ -1,4 +1,4 @@
-"""What a task is: it looks at one policy and returns a value for each item, so that comparisons can be paired."""
+"""Tasks: a task looks at one policy and returns a value for each item, so that comparisons can be paired."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ class Task(Protocol):
 
 
 def answers_of(task: Task) -> tuple[int, int]:
-    """How many responses a task has generated, and the most tokens of one: none, for a task that generates nothing."""
+    """The number of responses that a task has generated, and the most tokens of one; zeros for a task that generates
+    nothing.
+    """
     answers: tuple[int, int] = getattr(task, "answers", (0, 0))
     return answers
 

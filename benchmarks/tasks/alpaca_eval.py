@@ -209,7 +209,7 @@ def _judgements(
     verdicts: Sequence[DuelVerdict],
     difficulty: Mapping[str, float] | None,
 ) -> Judgements | None:
-    """For length control, by the prompts' places; None where there are too few to tell anything from."""
+    """Judgements for length control, by the prompts' places; None where there are too few."""
     judged = [place for place, verdict in enumerate(verdicts) if verdict.judged]
     if len(judged) < 2 * FOLDS:
         return None
@@ -238,7 +238,7 @@ def _controlled(judgements: Judgements | None) -> list[dict[str, float]]:
 
 
 def _generator(run: RunFolder) -> str:
-    """What alpaca_eval's files call the policy: `ganpo_dpo-seed0-91ab…`, or the run's id."""
+    """The name of the policy in alpaca_eval's files: `ganpo_dpo-seed0-91ab…`, or the run's id."""
     if not run.has_spec:
         return run.id
     spec = run.spec()

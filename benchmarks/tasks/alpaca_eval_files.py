@@ -68,7 +68,7 @@ def _output(instruction: str, output: str, generator: str, dataset: str) -> dict
 def _leaderboard(
     model: str, verdicts: Sequence[DuelVerdict], lengths: Sequence[int], controlled: LengthControl | None
 ) -> str:
-    """As alpaca_eval counts: without the items that have no verdict."""
+    """The leaderboard as alpaca_eval counts: without the items that have no verdict."""
     wins = np.array([verdict.preference for verdict in verdicts if verdict.preference is not None])
     discrete = np.where(wins == 0.5, 0.5, wins > 0.5)
     row: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What a policy is compared with: GPT-4's answers, the untrained model's, or another run's of the same output."""
+"""Baselines of a comparison: GPT-4's answers, the untrained model's, or those of another run of the same output."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def _scores(subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> Iter
 
 
 def _by_reward_model(name: str, subject: Subject, exchanges: Sequence[tuple[str, Answered]]) -> tuple[list[float], str]:
-    """Its scores, and which model it was."""
+    """The reward model's scores, and which model it was."""
     from benchmarks.judges.reward import reward_judge
 
     texts, judge = [(text, answer.response) for text, answer in exchanges], reward_judge(name)

@@ -1,4 +1,4 @@
-"""How far training moved a policy from the model it started from: its hidden states and its next-token distribution.
+"""Drift: how far training moved a policy from the model it started from, in hidden states and next-token distribution.
 
 On the held-out completions, which are the same for every method:
 

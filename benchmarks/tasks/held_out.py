@@ -140,7 +140,9 @@ def _margins(subject: Subject) -> dict[str, Float[np.ndarray, " n"]]:
 def _own_rewards(
     method: Method | None, policy: Mapping[Role, np.ndarray], reference: Mapping[Role, np.ndarray]
 ) -> list[float]:
-    """Of the chosen and the rejected response, as the method's objective computes it; nothing where it has none."""
+    """The method's own rewards of the chosen and the rejected response, as its objective computes them; empty where it
+    has none.
+    """
     import torch
 
     from methods.protocols import ImplicitReward

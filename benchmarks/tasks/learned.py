@@ -1,4 +1,6 @@
-"""What a run learned to judge with: its discriminators, its reward models of each round, and what it started from."""
+"""The networks that a run learned to judge with: its discriminators, the reward models of each round, and the model it
+started from.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What length has to do with scores: win rate by length of the response (GANPO, Fig. 5), and every score's correlation.
+"""Length and scores: win rate by length of the response (GANPO, Fig. 5), and every score's correlation with length.
 
 `extras`:
 
@@ -118,7 +118,7 @@ def _score(item: Item, primary: str) -> dict[str, float]:
 
 
 def _characters(subject: Subject, name: str, result: TaskResult) -> dict[str, float]:
-    """By the items' ids."""
+    """Lengths in characters, by the items' ids."""
     file = result.extras.get("responses")
     if file is None:
         raise ValueError(f"the task {name} keeps no responses whose length could be taken")

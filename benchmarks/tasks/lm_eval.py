@@ -1,4 +1,4 @@
-"""What alignment costs elsewhere: GSM8K, MMLU, ANLI-R3 and TruthfulQA through lm-evaluation-harness. (GANPO, Table 2)
+"""Other abilities: GSM8K, MMLU, ANLI-R3 and TruthfulQA through lm-evaluation-harness. (GANPO, Table 2)
 
 Prompts, few-shot examples, answer extraction and metrics are the harness's own. Its data sets come from the hub, or
 from a local copy that `data` names, with a file for each split of the hub's data set that the harness reads:
@@ -114,7 +114,7 @@ class LmEval:
 
 @contextmanager
 def _quiet_harness() -> Iterator[None]:
-    """It warns of what is meant so: a model in memory, another number of examples than a task's own."""
+    """Silences the harness's warnings about intended settings: a model in memory, another number of examples."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -168,7 +168,7 @@ def _local(folder: Path, cache: Path) -> dict[str, Any]:
 
 
 def _items(name: str, leaf: str, samples: Sequence[Mapping[str, Any]]) -> list[Item]:
-    """In the order of the questions; of a question that was read in several ways, the strict reading."""
+    """Items in the order of the questions; a question that was read in several ways counts by the strict reading."""
     wanted = FILTERS.get(name)
     kept = [sample for sample in samples if wanted is None or sample["filter"] == wanted]
     kept.sort(key=lambda sample: int(sample["doc_id"]))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Asked(Protocol):
-    """What can be asked: a name and a text."""
+    """A prompt that can be asked: it has a name and a text."""
 
     @property
     def id(self) -> str: ...
@@ -66,7 +66,7 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How responses are generated; greedily at temperature 0, where seed and top_p mean nothing."""
+    """Settings of generation; at temperature 0 it is greedy, and seed and top_p mean nothing."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -74,7 +74,9 @@ class Decoding:
     seed: int = 0
 
     def of_run(self, seed: int | None) -> Decoding:
-        """As a run of this seed samples: the task's seed counts from the run's. None: the untrained model's."""
+        """The settings with which a run of this seed samples: the task's seed counts from the run's. None: the
+        untrained model's.
+        """
         return replace(self, seed=self.seed + (seed or 0)) if self.temperature > 0 else self
 
     @property
@@ -96,7 +98,7 @@ class Generation:
     seed: int = 0  # of sampling, at a temperature above 0; the run's is added
 
     def decoding_of(self, seed: int | None) -> Decoding:
-        """How a run of this seed answers; None: the untrained model."""
+        """The settings with which a run of this seed answers; None: the untrained model."""
         return self.decoding.of_run(seed)
 
     @property

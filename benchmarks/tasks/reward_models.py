@@ -1,4 +1,4 @@
-"""How well a run's reward models tell held-out responses apart, round by round. (APO's Tables 3 and 4)
+"""Reward models of a run on held-out responses, round by round. (APO's Tables 3 and 4)
 
 A run is judged by what it learned to judge with: the reward model of each round (APO, GAPO), the discriminators of a
 GANPO run, or, where it has neither, its implicit reward (Σ log π − log π_ref over the response). A run keeps the reward
@@ -68,7 +68,9 @@ class RewardModelTask:
     def _margins(
         self, subject: Subject, pairs: Sequence[Example]
     ) -> Iterator[tuple[str, Float[np.ndarray, " n"], float]]:
-        """What judged, chosen minus rejected of every pair, and what counts as a tie; the last round last."""
+        """The judge, its margin (chosen minus rejected) on every pair, and what counts as a tie; the last
+        round last.
+        """
         from experiments.rewards.reward_models import scores as read
 
         found = False

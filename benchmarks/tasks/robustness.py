@@ -99,7 +99,7 @@ def _point(temperature: float, row: np.ndarray, clusters: Sequence[str], result:
 
 
 def _carried(result: TaskResult) -> dict[str, Any]:
-    """What the reader of a nested figure must know too."""
+    """Facts that the reader of a nested figure must know too."""
     return {
         key: result.extras[key]
         for key in ("judge", "plumbing_only", "baseline", "sampling_seed")

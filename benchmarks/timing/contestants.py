@@ -1,4 +1,4 @@
-"""Who takes part in the benchmark of training speed: each takes the same steps on the same rows, and times them.
+"""Contestants of the speed benchmark: each takes the same steps on the same rows, and times them.
 
 A contestant starts from freshly loaded weights, takes `training.steps` updates and returns the seconds of each. What it
 prepares once for a whole data set (a reference store, TRL's precomputed log-probs) is not in those seconds.
@@ -36,7 +36,7 @@ Reference = Literal["online", "stored", "none"]
 
 @dataclass(frozen=True)
 class Course:
-    """What all contestants run: so many steps of so many rows, from one model."""
+    """The course that all contestants run: so many steps of so many rows, from one model."""
 
     model: Any  # what load_model takes
     examples: Sequence[Example]
@@ -44,7 +44,9 @@ class Course:
 
     @property
     def tokens(self) -> list[int]:
-        """Of each step's rows: prompt and completion of both sides, as a trainer without tricks computes them."""
+        """Tokens of each step's rows: prompt and completion of both sides, as a trainer without sharing
+        computes them.
+        """
         rows, size = stream(self.examples, self.training, SEED), self.training.batch_size
         lengths = [len(row.sequences["chosen"]) + len(row.sequences["rejected"]) for row in rows]
         return [sum(lengths[i : i + size]) for i in range(0, len(rows), size)]

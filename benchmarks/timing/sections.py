@@ -1,4 +1,4 @@
-"""What the speed benchmark measures one at a time, and how it judges the figures."""
+"""Sections of the speed benchmark, and how it judges their figures."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def course(model: Any, data: str, rank: int | None, settings: Mapping[str, Any])
 
 
 def predicted(course: Course, seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """What the cost model says of a step of each contestant that it knows, beside what was measured."""
+    """The cost model's prediction of a step of each contestant that it knows, beside the measurement."""
     from benchmarks.planning import costs
     from benchmarks.planning.machine import this_machine
     from benchmarks.timing.contestants import SEED
@@ -141,7 +141,7 @@ def generation(model: Any, data: str, settings: Mapping[str, Any]) -> dict[str, 
 def _transformers(
     model: Any, prompts: Sequence[list[int]], size: int, limit: int, stops: frozenset[int], pad: int
 ) -> list[list[int]]:
-    """What `model.generate` says, batch after batch in the given order, cut after the token that ends a turn."""
+    """Responses of `model.generate`, batch after batch in the given order, cut after the token that ends a turn."""
     import torch
 
     responses = []

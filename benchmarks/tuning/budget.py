@@ -1,4 +1,4 @@
-"""What a search will do, before it does it: its space, its trials and about how long they take."""
+"""The plan of a search: its space, its trials and about how long they take."""
 
 from __future__ import annotations
 

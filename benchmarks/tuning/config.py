@@ -1,4 +1,6 @@
-"""What a search is: methods and the space of their hyperparameters, a budget, and what a comparison trains on."""
+"""The configuration of a search: methods, the space of their hyperparameters, a budget, and a comparison's model and
+data.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ class SearchConfig:
             raise ValueError("a search has either trials or budget_minutes; leave one of them out")
 
     def as_json(self) -> dict[str, Any]:
-        """What `from_json` reads, and `json.dumps` takes."""
+        """The configuration as JSON values, which `from_json` reads."""
         made: dict[str, Any] = as_json(self)
         return made
 

@@ -1,4 +1,4 @@
-"""What a search optimises, measured on the dev split, which no task of the leaderboard reads.
+"""The metrics that a search optimises, measured on the dev split, which no task of the leaderboard reads.
 
 `dev/accuracy`, `dev/margin` and `dev/ece` are those of the task held_out, on the dev pairs, by one measure for every
 method: relative to the untrained model, whatever reward the method trains. `dev/average_logp`, `…_margin` and `…_ece`
@@ -69,7 +69,7 @@ class Constraint:
         return f"{self.metric}{self.sign}{self.bound:g}"
 
     def excess(self, metrics: Mapping[str, float]) -> float:
-        """By how much it is broken; at most 0 where it holds."""
+        """The amount by which the constraint is broken; at most 0 where it holds."""
         difference = metrics[self.metric] - self.bound
         return difference if self.sign == "<=" else -difference
 
@@ -83,7 +83,7 @@ def known(metric: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """How many prompts are answered, and how long an answer may be."""
+    """The number of prompts to answer, and the length limit of an answer."""
 
     num_prompts: int = 32
     max_new_tokens: int = 128
@@ -195,7 +195,7 @@ def _verified(subject: Subject, sampled: Sampled) -> dict[str, float]:
 
 
 def settings(names: Iterable[str], sampled: Sampled) -> dict[str, object]:
-    """What the address of an evaluation is made of."""
+    """The facts that make the address of an evaluation."""
     sampling = set(names) & (set(SAMPLE_METRICS) | set(VERIFIED_METRICS))
     pairs = HeldOut.revision if set(names) & set(PAIR_METRICS) else None
     return {"metrics": sorted(names), "pairs": pairs, "sampled": dataclasses.asdict(sampled) if sampling else None}

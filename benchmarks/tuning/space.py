@@ -1,4 +1,4 @@
-"""What a study searches: every tunable hyperparameter of a method, narrowed or fixed as the user says."""
+"""The space of a study: every tunable hyperparameter of a method, narrowed or fixed as the user says."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ LAST = 0.25  # of the steps: over which a discriminator's accuracy is averaged
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """What every trial of a search shares; `metrics` are the objectives, in order."""
+    """The settings that all trials of a search share; `metrics` are the objectives, in order."""
 
     bench: Workbench
     seeds: tuple[int, ...]
@@ -165,7 +165,7 @@ class Trials:
 
 @contextlib.contextmanager
 def _failures() -> Iterator[None]:
-    """What a trial may die of without ending the study, as TrialFailed."""
+    """Turns the errors that end a trial, but not the study, into TrialFailed."""
     try:
         yield
     except (NonFiniteError, MemoryError, torch.OutOfMemoryError, ValueError) as error:

@@ -1,1 +1,1 @@
-"""From a file to tokens: formats, rows, splits, chat templates, length limits and the data report."""
+"""Turns a file into tokens: formats, rows, splits, chat templates, length limits and the data report."""

@@ -1,4 +1,4 @@
-"""From messages to tokens: the one place where a chat template meets a tokenizer.
+"""Turns messages into tokens: the one place where a chat template meets a tokenizer.
 
 Prompts for training and for generation go through the same `ChatFormat`, so a model is asked as it was taught.
 """
@@ -51,7 +51,7 @@ class _Rendered:
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How one tokenizer writes conversations. `ChatFormat.of(tokenizer).prompt_ids(messages)`."""
+    """The way one tokenizer writes conversations. `ChatFormat.of(tokenizer).prompt_ids(messages)`."""
 
     tokenizer: PreTrainedTokenizerBase
     template: str | None
@@ -245,7 +245,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, template: str | None, messages: 
 
 
 def _ending(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """What the template writes after an answer."""
+    """The text that the template writes after an answer."""
     turns = [Message("user", "?"), Message("assistant", PROBE)]
     try:
         return _render(tokenizer, template, turns, False).rpartition(PROBE)[2]

@@ -1,4 +1,4 @@
-"""Which column of a file means what, by the names that public data sets use.
+"""Meanings of a file's columns, by the names that public data sets use.
 
 A new name is one word in `FIELDS`. A column that no format uses is named in the report; one that looks as if it carried
 meaning refuses the file until the user says what it is.
@@ -142,7 +142,7 @@ def shape_of(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Columns:
-    """What the user said of columns: `given {"prompt": "question"}`, `ignored ("images",)`."""
+    """The user's statements about columns: `given {"prompt": "question"}`, `ignored ("images",)`."""
 
     given: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
@@ -198,7 +198,7 @@ def _duel(columns: Mapping[str, str], *, with_scores: bool) -> dict[str, str]:
 
 
 def meaning_of(column: str, kind: str, bound: Iterable[str]) -> tuple[str, bool] | None:
-    """What a column that was not used seems to mean, and whether text that is used already excuses it."""
+    """The apparent meaning of an unused column, and whether text that is already used excuses it."""
     name = normal(column)
     for meaning, pattern in OTHER_MEANINGS:
         if re.fullmatch(pattern, name) and not (meaning == "a label" and "better" in bound):

@@ -27,7 +27,7 @@ MESSAGE_TEXT = re.compile(r"\s*\[\s*\{\s*['\"](role|from|speaker|content|value)[
 
 
 class RepeatedKeys:
-    """What a JSON object becomes that has a key twice: nobody knows which value was meant."""
+    """A JSON object that has a key twice: nobody knows which value was meant."""
 
 
 def is_messages(value: Any) -> bool:
@@ -175,7 +175,7 @@ def read_transcript(text: str) -> list[Turn]:
 
 
 def read_prompt(value: Any, notes: set[str]) -> Prompt:
-    """What is asked: a text, a transcript that ends where the assistant is to speak, or messages."""
+    """Reads a prompt: a text, a transcript that ends where the assistant is to speak, or messages."""
     if value is None:
         raise InvalidRow("empty_prompt")
     if isinstance(value, str):

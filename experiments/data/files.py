@@ -79,7 +79,7 @@ def read_file(path: Path, name: str | None = None) -> Records:
 
 
 def read_folder(folder: Path, split: str | None = None) -> Records:
-    """What `datasets.save_to_disk` wrote, or all files of one kind (shards), rows numbered through in order of names.
+    """Reads a folder of `datasets.save_to_disk`, or all files of one kind (shards) in the order of their names.
 
     Of several splits `train` is taken unless `split` says another. ValueError for a folder that holds neither.
     """

@@ -1,4 +1,4 @@
-"""What a record means: every accepted format becomes the same Row, or is refused with the reason.
+"""Formats of records: every accepted format becomes the same Row, others are refused with the reason.
 
 A prompt that is plain text is what the user says, and a completion what the assistant answers: instruct models are
 trained through their chat template (TRL would continue the text instead). A new format is one entry of `FORMATS`; the

@@ -13,7 +13,7 @@ from methods.types import Role
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How long a row may be, in tokens, and what becomes of a longer one."""
+    """Limits on a row's length in tokens, and what happens to a longer row."""
 
     max_length: int
     max_prompt_length: int | None
@@ -31,7 +31,7 @@ class Limits:
             raise ValueError(f"overlong is truncate or drop, not {self.overlong!r}")
 
     def for_prompt(self, prompt: int, completion: int) -> int:
-        """How many tokens of a row's prompt stay, where its longest completion has `completion` tokens.
+        """The number of a row's prompt tokens to keep when its longest completion has `completion` tokens.
 
         Nothing is cut from a row that fits, unless its prompt exceeds `max_prompt_length`. Else the prompt gives way,
         but not below half of max_length; then the completion does.

@@ -1,4 +1,4 @@
-"""From records to rows: which format a file has, what each column is for, and whether anything was left unread."""
+"""Turns records into rows: finds a file's format and the use of each column, and reports what was left unread."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _accepted() -> str:
 
 @dataclass
 class _Leftover:
-    """What the rows that were read held beside what was used."""
+    """Contents of the read rows that were not used."""
 
     reading: Reading
     num_rows: int = 0

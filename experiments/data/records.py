@@ -1,4 +1,4 @@
-"""Where the records of a data set come from: a file, a folder, a preset by name, or the hub."""
+"""Sources of a data set's records: a file, a folder, a preset by name, or the hub."""
 
 from __future__ import annotations
 

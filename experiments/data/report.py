@@ -1,4 +1,4 @@
-"""What became of every row of a file: nothing is dropped, cut or altered silently."""
+"""The report on every row of a file: nothing is dropped, cut or altered silently."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ SHARE = {split: list(BUCKETS.get(i, "train") for i in range(10)).count(split) / 
 
 
 def split_of(row: Row) -> Split:
-    """Where the row's prompt belongs."""
+    """The split that the row's prompt belongs to."""
     return BUCKETS.get(int(row.prompt_hash[:16], 16) % 10, "train")
 
 

@@ -228,7 +228,7 @@ def _check(model: Any, lora_rank: int | None) -> None:
 
 
 def _additive(visible: Bool[Tensor, "n 1 t t"], dtype: torch.dtype) -> Float[Tensor, "n 1 t t"]:
-    """What is added to attention's logits: 0, or the lowest number of `dtype` where nothing is to be seen."""
+    """The additive attention mask: 0, or the lowest number of `dtype` at positions that stay hidden."""
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 

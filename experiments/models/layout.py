@@ -1,4 +1,4 @@
-"""How token blocks lie in the rows that a model sees: padded, or several responses in one row that share its prompt.
+"""The layout of token blocks in a model's rows: padded, or several responses in one row that share its prompt.
 
 Shared: `prompt · chosen · rejected`, positions restarted after the prompt, and a mask that hides one response from the
 other, so that the prompt is computed once. Exact for attention models; the padded layout is its oracle and fallback.
@@ -40,7 +40,9 @@ class Layout:
         return Layout(**tensors, blocks=self.blocks, shapes=self.shapes, shared=self.shared)
 
     def visible(self, window: int | None = None) -> Bool[Tensor, "n 1 t t"]:
-        """Which key (last axis) each query sees; `window` counts tokens of the sequence, not of the row."""
+        """A mask of the keys (last axis) that each query sees; `window` counts tokens of the sequence, not of
+        the row.
+        """
         length = self.ids.shape[1]
         query, key = self.segments[:, :, None], self.segments[:, None, :]
         causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()

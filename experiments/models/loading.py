@@ -128,7 +128,7 @@ def model_config(model: str | Path | ResolvedModel, *, trust_remote_code: bool =
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Of all parameters, trained or not; a tied matrix counts once."""
+    """Number of all parameters, trained or not; a tied matrix counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -21,7 +21,7 @@ MAX_COPY = 2**31  # bytes of a second, packed copy of the weights; larger models
 
 @contextmanager
 def packed_linears(model: nn.Module) -> Iterator[None]:
-    """As long as it lasts, the float32 linear layers of `model` that lie on a CPU run through oneDNN.
+    """While this context lasts, the float32 linear layers of `model` on a CPU run through oneDNN.
 
     Without gradients, which oneDNN's product does not have: use it under `torch.no_grad`. The weights must not change.
     """

@@ -29,7 +29,7 @@ def is_asked_for() -> bool:
 
 
 def num_shards() -> int:
-    """Of shards of a policy: the launcher's processes if sharding is asked for, else 1."""
+    """Number of shards of a policy: the launcher's processes if sharding is asked for, else 1."""
     return int(os.environ.get("WORLD_SIZE", "1")) if is_asked_for() else 1
 
 
@@ -68,7 +68,9 @@ class Sharding:
         return module, optimizer
 
     def no_sync(self, module: nn.Module) -> contextlib.AbstractContextManager[None]:
-        """Of what is replicated. A sharded policy's gradients go to their shards at once: whole they may not fit."""
+        """Skips synchronisation of replicated models only: a sharded policy's gradients go to their shards at once,
+        since whole they may not fit.
+        """
         return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
 
     def backward(self, loss: Tensor) -> None:

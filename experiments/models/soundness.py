@@ -23,7 +23,7 @@ SHOWN = 3  # keys that a message names
 
 
 def damage(file: Path) -> str | None:
-    """What is wrong with a safetensors file, by its header and its size alone; None for a whole one."""
+    """The damage of a safetensors file, judged by its header and its size alone; None for a whole file."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         first = opened.read(len(POINTER))

@@ -25,7 +25,7 @@ MARK = "merged.json"  # {"adapter": sha256 of what was merged, "model": sha256 o
 
 
 def staged_model(run: Path, base: ResolvedModel) -> ResolvedModel:
-    """What the finished run in the folder `run` trained from `base`, as a model without an adapter.
+    """The model that the finished run in the folder `run` trained from `base`, without an adapter.
 
     Merged once into `run/merged`. Raises ValueError for a folder that is no finished run, one that trained nothing, or
     one that started from other weights than `base`.

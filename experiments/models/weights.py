@@ -1,4 +1,4 @@
-"""Where a model's files are: a given folder, the cache, the hub, or the copy in a package; and what identifies them."""
+"""Finds a model's files (a given folder, the cache, the hub, or the copy in a package) and identifies them by hash."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def download(hub_id: str, patterns: Sequence[str]) -> Path:
 
 
 def _problem(folder: Path) -> str | None:
-    """What keeps a folder from being loaded as a model."""
+    """The reason why a folder cannot be loaded as a model, or an empty text."""
     if not (folder / "config.json").exists():
         if (folder / "adapter_config.json").exists():
             return f"{folder} holds a LoRA adapter, not a model; merge it into its base model first"

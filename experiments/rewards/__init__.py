@@ -1,1 +1,1 @@
-"""What scores samples: verifiers' rewards, reward models and their fitting, rounds of both."""
+"""Rewards of samples: verifiers, reward models and how they are fitted, rounds of both."""

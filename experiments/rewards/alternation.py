@@ -57,7 +57,9 @@ class Alternation(RolloutSource):
         self.half: PausedFit | None = None  # a fit under way, or one that an interrupted run left
 
     def phases(self, number: int, count: int) -> list[Callable[[], list[Item]]]:
-        """What the network is fitted on before the `count` prompts of round `number` are scored; each may sample."""
+        """The lessons that the network is fitted on before the `count` prompts of round `number` are scored; making
+        them may sample.
+        """
         raise NotImplementedError
 
     def attach(self, stage: TrainingContext) -> None:
@@ -67,7 +69,7 @@ class Alternation(RolloutSource):
         self.net = net
 
     def prompts(self, number: int) -> Sequence[Example]:
-        """Those of a whole round, or as many as the run still has updates for."""
+        """The prompts of a whole round, or as many as the run still has updates for."""
         sampling = self.method.sampling
         left = self.steps - number * sampling.batches * sampling.epochs
         return super().prompts(number)[: left * self.batch_size]
@@ -95,7 +97,7 @@ class Alternation(RolloutSource):
         return super().step(step)
 
     def metrics(self, step: int) -> dict[str, float]:
-        """Of the rollout, and in the first step of a round of the reward model."""
+        """Metrics of the rollout and, in the first step of a round, of the reward model."""
         return super().metrics(step) | self.fitted
 
     def state(self) -> dict[str, Tensor]:

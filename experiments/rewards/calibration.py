@@ -1,4 +1,4 @@
-"""How often a score ranks a pair rightly, and whether it is as sure as it is right: one definition for all who ask."""
+"""Accuracy and calibration of a score that ranks pairs: one definition for every caller."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def preferred(margins: Float[np.ndarray, " n"], *, tie: float = 0.0) -> Float[np
 
 
 def calibration_of_margins(margins: Float[np.ndarray, " n"], *, tie: float = 0.0) -> Calibration:
-    """Of the probability σ(|margin|) that a pair is ranked rightly: from ½ to 1, so half of the bins are empty."""
+    """Calibration of the probability σ(|margin|) that a pair is ranked correctly: it lies between ½ and 1, so half of
+    the bins are empty.
+    """
     return expected_calibration_error(1 / (1 + np.exp(-np.abs(margins))), preferred(margins, tie=tie))
 
 

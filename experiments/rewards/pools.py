@@ -1,4 +1,4 @@
-"""What the reward models of rounds learn from: which prompts serve which purpose, and the lessons made of them."""
+"""Lessons of the reward models of rounds: pools of prompts by purpose, and the items made of them."""
 
 from __future__ import annotations
 

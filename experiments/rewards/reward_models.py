@@ -170,7 +170,7 @@ def reward_model(
 
 
 def scores(model: RewardModel, rows: Sequence[Row]) -> Float[Tensor, " n"]:
-    """Of every row, on the CPU, in their order; rows of like length are read together."""
+    """The score of every row, on the CPU, in their order; rows of similar length share a forward."""
     model.eval()
     order = sorted(range(len(rows)), key=lambda i: (sum(len(part) for part in rows[i] if part), i), reverse=True)
     result = torch.zeros(len(rows))

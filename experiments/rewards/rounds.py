@@ -66,7 +66,7 @@ class GoldenRounds(Alternation):
         return [*comparisons(rows[: self.part.prior_pairs])]
 
     def _share(self, count: int) -> float:
-        """Of each pool: what a round's `count` prompts are of the policy's."""
+        """The share of each pool that a round takes: its `count` prompts divided by all of the policy's."""
         return min(1.0, count / len(self.pools.prompts))
 
 

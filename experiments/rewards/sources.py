@@ -1,4 +1,4 @@
-"""What judges the text of a sample from outside the method: the verifiers that a data set brings."""
+"""Rewards from outside the method: the verifiers that a data set brings."""
 
 from __future__ import annotations
 

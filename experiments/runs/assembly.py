@@ -1,4 +1,4 @@
-"""Where a method's batches come from, and the networks that it names and does not build."""
+"""Builds a method's batch source and its text networks."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ CHECKPOINT_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Where an experiment lives and what it starts from; `model` is a name or folder that `load_model` takes."""
+    """An experiment with its folder and what it starts from; `model` is a name or folder that `load_model` takes."""
 
     experiment: Experiment
     folder: Path
@@ -195,6 +195,6 @@ def train(
 
 
 def _policy_bytes(policy: Policy, training: Training) -> int:
-    """What the policy's file takes: its adapter alone, or all of its weights."""
+    """Bytes of the policy's file: its adapter alone, or all of its weights."""
     named = policy.model.named_parameters()
     return num_bytes({name: p for name, p in named if training.lora_rank is None or p.requires_grad})

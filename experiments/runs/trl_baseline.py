@@ -153,7 +153,9 @@ def dpo_trainer(
 
 @contextmanager
 def own_accelerate() -> Iterator[None]:
-    """What accelerate keeps once a process (precision, accumulation) is afterwards as it was, not as TRL set it."""
+    """Restores accelerate's process-wide settings (precision, accumulation), which TRL changes, when the
+    context ends.
+    """
     states = (PartialState, AcceleratorState, GradientState)
     before = [dict(state._shared_state) for state in states]
     try:

@@ -29,7 +29,9 @@ PREFILL_TOKENS = 8192  # padded tokens of one prefill at most: bounds the memory
 
 @dataclass(frozen=True)
 class Response:
-    """What a model said. `token_ids` holds the token that ended the turn too, where there is one; `text` never does."""
+    """A model's response. `token_ids` holds the token that ended the turn too, where there is one; `text`
+    never does.
+    """
 
     text: str
     token_ids: tuple[int, ...]

@@ -31,7 +31,7 @@ def by_origin(trials: Iterable[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
 
 
 def killed(trial: FrozenTrial) -> bool:
-    """It ended and names no failure."""
+    """Whether the trial ended without naming a failure."""
     return trial.state == TrialState.FAIL and failure(trial) is None
 
 

@@ -72,7 +72,7 @@ class StudyRecord:
         return tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
 
     def loss(self, trial: TrialRecord) -> float:
-        """By the first metric."""
+        """The loss by the first metric: lower is better."""
         return self.losses(trial)[0]
 
     @property

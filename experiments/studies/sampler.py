@@ -65,7 +65,8 @@ def informed(study: optuna.Study) -> optuna.Study:
 
 
 class Numbered(BaseSampler):
-    """What it draws for a trial follows from the seed, the trial's place and what is finished: a kill changes nothing.
+    """A sampler whose draw for a trial depends only on the seed, the trial's place and the finished trials, so that a
+    kill changes nothing.
 
     `place` counts trials without repetitions, so that a study that was killed goes on as one that was not. The study
     that a sampler is given cannot tell: Hyperband shows it a bracket's trials only.

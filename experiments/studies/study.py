@@ -43,7 +43,7 @@ class TrialFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial came to: a value for each metric, constraints (at most 0 where they hold), what else is known."""
+    """The outcome of a trial: a value for each metric, constraints (at most 0 where they hold), and further facts."""
 
     values: tuple[float, ...]
     constraints: Mapping[str, float] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """What is searched. `first` are the hyperparameters of the first trials, in order: trial 0 is the default."""
+    """The design of a study. `first` are the hyperparameters of the first trials, in order: trial 0 is the default."""
 
     name: str
     method: str
@@ -168,7 +168,7 @@ class Study:
         return sum(t.number < own and origin(t) == t.number for t in self._study.get_trials(deepcopy=False))
 
     def record(self) -> StudyRecord:
-        """What has become of the study so far."""
+        """The record of the study so far."""
         attempts = by_origin(self._study.get_trials(deepcopy=False))
         trials = [trial_record(place, group) for place, group in enumerate(attempts.values()) if not unborn(group)]
         design = self.design

@@ -38,7 +38,7 @@ def micros(
     world: int,
     device: torch.device,
 ) -> list[Micro]:
-    """What process `rank` of `world` runs of the step's rows, at most `size` rows at a time."""
+    """The micro-batches that process `rank` of `world` runs of the step's rows, at most `size` rows each."""
     mine, length = share(rows, rank=rank, world=world), mean_tokens(rows)
     made = []
     for part in micro_batches(mine, size):

@@ -1,4 +1,4 @@
-"""Who else moves besides the policy: a part's network, its optimizer, and the randomness that is its own."""
+"""Trainable networks besides the policy, each with its optimizer and its own random state."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class ReferenceStore:
         *,
         precision: Precision = "float32",
     ) -> list[Scored]:
-        """Of each example's roles, under `policy` as it was loaded (an adapter, if any, is switched off).
+        """Log-probs of each example's roles under `policy` as it was loaded (an adapter, if any, is switched off).
 
         `precision` is that of the matrix products: a run in bfloat16 is compared with a reference in bfloat16.
         """
@@ -75,7 +75,7 @@ class ReferenceStore:
         unit: Sequence[Role],
         precision: Precision,
     ) -> np.ndarray:
-        """Under a lock: of several processes that share the folder, one computes and the others wait and read."""
+        """Computes under a lock: one of several processes that share the folder computes, the others wait and read."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             values = _read(path, count)

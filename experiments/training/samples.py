@@ -1,4 +1,4 @@
-"""What was drawn from a policy: rows of data with their samples, as batches and as the bytes of a checkpoint."""
+"""Samples drawn from a policy: rows of data with their samples, as batches and as bytes of a checkpoint."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def mean_tokens(rows: abc.Sequence[Example]) -> float:
 
 
 def describe(rows: abc.Sequence[SampledRow]) -> dict[str, float]:
-    """What to log of a rollout: `reward_std` is within a prompt's samples, `kl` the mean drift of a token."""
+    """Metrics of a rollout: `reward_std` is within a prompt's samples, `kl` the mean drift of a token."""
     members = [sample for row in rows for sample in row.samples]
     terms = {name: float(np.mean([s.terms[name] for s in members])) for name in members[0].terms}
     told: dict[str, Any] = {
@@ -151,7 +151,7 @@ def pack(rows: abc.Sequence[SampledRow], places: abc.Sequence[int], **more: Any)
 
 
 def unpack(packed: Tensor, examples: abc.Sequence[Example]) -> tuple[list[SampledRow], list[int], dict[str, Any]]:
-    """What `pack` was given: rows, their places, and whatever else."""
+    """The inverse of `pack`: rows, their places, and whatever else it was given."""
     content = json.loads(packed.cpu().numpy().tobytes())
     entries = content.pop("rows")
     rows = []

@@ -1,4 +1,4 @@
-"""Which rows each step trains on: the same for every method at a seed, whatever the number of processes."""
+"""Sources of rows for each step: equal for every method at a seed, whatever the number of processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What a source may sample from and score with: `nets` are the networks of a method's parts, by name."""
+    """The models that a source may sample from and score with: `nets` are the networks of a method's parts, by name."""
 
     policy: Policy
     reference: Policy | None  # None: the policy with its adapter off
@@ -32,7 +32,7 @@ class TrainingContext:
 
 @runtime_checkable
 class Source(Protocol):
-    """Where a trainer's rows come from. One that samples does so when it is asked for a step's rows."""
+    """A trainer's source of rows. A source that samples does so when it is asked for a step's rows."""
 
     def attach(self, stage: TrainingContext) -> None:
         """Called once, before the first step."""
@@ -43,11 +43,11 @@ class Source(Protocol):
         ...
 
     def metrics(self, step: int) -> dict[str, float]:
-        """What to log beside the losses of the step whose rows were just given."""
+        """Metrics to log beside the losses of the step whose rows were just given."""
         return {}
 
     def lr_factor(self, step: int) -> float:
-        """What the learning rates of this step are multiplied by, beside the schedule."""
+        """The factor of this step's learning rates, beside the schedule."""
         return 1.0
 
     def state(self) -> dict[str, Tensor]:

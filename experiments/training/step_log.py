@@ -1,4 +1,4 @@
-"""What a step logs, and when it must stop: sums over micro-batches, and the search for the first bad tensor."""
+"""Logs of a step (sums over micro-batches), and the search for the first tensor that is not finite."""
 
 from __future__ import annotations
 

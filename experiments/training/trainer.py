@@ -224,7 +224,7 @@ class Trainer:
 
     @torch.no_grad()
     def _seen(self, micro: Micro) -> dict[Role, Outputs]:
-        """What the adversaries look at before the policy is run with gradient."""
+        """Outputs that the adversaries look at before the policy runs with gradient."""
         roles = (*self.method.trained_roles, *self.method.watched_roles)
         return self._forward(self.policy, only(micro.batch, roles), logps=False)
 

@@ -53,12 +53,12 @@ class ConstraintPrompt:
 
     @property
     def text(self) -> str:
-        """What the user asks."""
+        """The text of the user's request."""
         return self.messages[-1].content
 
     @property
     def prompt_id(self) -> str:
-        """What `experiments.data.tokens.Example` calls this prompt, whatever the tokenizer."""
+        """The id that `experiments.data.tokens.Example` gives this prompt, whatever the tokenizer."""
         return Row(0, {"expert": Side(self.messages, self.expert)}).prompt_hash[:16]
 
 
@@ -139,7 +139,7 @@ def _check(kind: str, kwargs: str) -> Check:
 
 
 def count_words(text: str) -> int:
-    """As IFEval counts them: runs of letters, digits and underscores."""
+    """The number of words as IFEval counts them: runs of letters, digits and underscores."""
     return len(re.findall(r"\w+", text))
 
 
