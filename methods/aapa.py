@@ -22,6 +22,7 @@ from methods.sft import SFT
 from methods.types import Batch, Blocks, Loss, Need, Role, Tokens, mean_metrics
 from registry import Paper, tunable
 from registry.encoders import DEFAULT_ENCODER
+from registry.fields import bounded
 
 PAPER = Paper(
     title="AAPA: Adversarially Anchored Preference Alignment for Post-Training of Large Language Models",
@@ -41,17 +42,18 @@ class Anchor:
     reads: ClassVar[tuple[Role, ...]] = ("sampled", "expert")
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    weight: float = tunable(0.1, FloatDistribution(0.001, 10.0, log=True))  # λ: a large one is said to hurt
+    weight: float = tunable(0.1, FloatDistribution(0.001, 10.0, log=True), low=0)  # λ: a large one is said to hurt
     mode: Literal["loss", "reward"] = "loss"
     discriminator: Literal["encoder", "backbone", "lexical"] = "encoder"
     encoder: str = DEFAULT_ENCODER
-    num_prompts: int = 256  # that the discriminator is trained on, with `num_samples` of the untrained policy each
-    num_samples: int = 1
-    copy_share: float = 0.1  # of an expert's response that its near-copy lacks
-    rm_lr: float | None = None  # of the discriminator; None: what suits it
-    rm_batch_size: int = 16
-    rm_epochs: int = 1
-    rm_max_length: int = 512
+    # The discriminator is trained on so many prompts, with `num_samples` of the untrained policy each
+    num_prompts: int = bounded(256, low=1)
+    num_samples: int = bounded(1, low=1)
+    copy_share: float = bounded(0.1, above=0, below=1)  # of an expert's response that its near-copy lacks
+    rm_lr: float | None = bounded(None, above=0)  # of the discriminator; None: what suits it
+    rm_batch_size: int = bounded(16, low=1)
+    rm_epochs: int = bounded(1, low=1)
+    rm_max_length: int = bounded(512, low=2)
 
     def __post_init__(self) -> None:
         if self.num_prompts < 1 or self.num_samples < 1 or not 0 < self.copy_share < 1:

@@ -28,6 +28,7 @@ from methods.rrhf import RRHF
 from methods.types import Batch, Need, Role
 from registry import Paper, tunable
 from registry.encoders import DEFAULT_ENCODER
+from registry.fields import bounded
 
 PAPER = Paper(
     title="Adversarial Preference Optimization: Enhancing Your Alignment via RM-LLM Game",
@@ -51,8 +52,8 @@ class AdversarialReward:
     curriculum: ClassVar[Curriculum] = "golden"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})  # the KL that each round logs
 
-    weight: float = 1.0
-    rounds: int = 1
+    weight: float = bounded(1.0, low=0)
+    rounds: int = bounded(1, low=1)
     rm_loss: RewardLoss = "ranking"
     prior_weight: float = tunable(10.0, FloatDistribution(0.0, 30.0))  # β₂
     adversarial: bool = True
@@ -60,13 +61,14 @@ class AdversarialReward:
     sequential: bool = False
     scorer: str = DEFAULT_ENCODER  # an encoder, or backbone
     rm_lr: float | None = tunable(None, FloatDistribution(1e-7, 1e-2, log=True))  # None: what suits the scorer
-    rm_batch_size: int = 64
-    rm_epochs: int = 1
-    rm_max_length: int = 512
-    prior_share: float = 0.5  # of the training prompts: D_P
-    golden_share: float = 0.25  # D_gold; the rest is D_Q, on which the policy is trained
-    prior_pairs: int | None = None  # that a round takes of D_P at most; None: the share that it takes of D_Q
-    golden_prompts: int | None = None  # of D_gold, likewise
+    rm_batch_size: int = bounded(64, low=1)
+    rm_epochs: int = bounded(1, low=1)
+    rm_max_length: int = bounded(512, low=2)
+    prior_share: float = bounded(0.5, low=0, below=1)  # of the training prompts: D_P
+    golden_share: float = bounded(0.25, low=0, below=1)  # D_gold; the rest is D_Q, on which the policy is trained
+    # Pairs that a round takes of D_P at most; None: the share that it takes of D_Q
+    prior_pairs: int | None = bounded(None, low=1)
+    golden_prompts: int | None = bounded(None, low=1)  # of D_gold, likewise
     lr_by_round: Literal["paper", "constant"] = "paper"
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from methods.grpo import clipped_loss, group_advantages, reduce_tokens, require_
 from methods.protocols import Method
 from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, mean_metrics
 from registry import Paper, tunable
+from registry.fields import bounded
 
 PAPER = Paper(
     title="On-Policy RL Meets Off-Policy Experts: Harmonizing Supervised Fine-Tuning and Reinforcement Learning via"
@@ -37,13 +38,13 @@ class CHORD:
     logp_reduction: ClassVar[Reduction] = "mean"
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    mu_start: float = tunable(0.9, FloatDistribution(0.0, 1.0))
-    mu_end: float = tunable(0.05, FloatDistribution(0.0, 1.0))
-    mu_steps: int = 200  # updates of the policy from the one to the other
-    mu_warmup: int = 0  # updates before that, over which μ rises from 0
+    mu_start: float = tunable(0.9, FloatDistribution(0.0, 1.0), low=0, high=1)
+    mu_end: float = tunable(0.05, FloatDistribution(0.0, 1.0), low=0, high=1)
+    mu_steps: int = bounded(200, low=1)  # updates of the policy from the one to the other
+    mu_warmup: int = bounded(0, low=0)  # updates before that, over which μ rises from 0
     weighting: Literal["none", "phi"] = "none"  # of the expert's tokens
-    clip: float = 0.2
-    dual_clip: float = 3.0
+    clip: float = bounded(0.2, above=0)
+    dual_clip: float = bounded(3.0, above=1)
 
     def mu(self, step: int, num_steps: int | None = None) -> float:
         """The weight μ in update `step`, from 0, of a run of `num_steps` (None: a run longer than the schedule)."""

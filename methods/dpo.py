@@ -15,6 +15,7 @@ from methods.catalogue import method, objective
 from methods.protocols import Method
 from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, reward_metrics
 from registry import Paper, tunable
+from registry.fields import bounded
 
 PAPER = Paper(
     title="Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
@@ -39,7 +40,7 @@ class DPO:
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})
 
     beta: float = tunable(0.1, FloatDistribution(0.01, 0.5, log=True))
-    label_smoothing: float = 0.0
+    label_smoothing: float = bounded(0.0, low=0, below=0.5)
 
     def loss(self, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:
         chosen, rejected = (self.implicit_reward(policy[role], reference[role]) for role in self.reads)

@@ -37,6 +37,7 @@ from methods.protocols import Method
 from methods.simpo import SimPO
 from methods.types import Batch, Blocks, Loss, Need, Outputs, Role, mean_metrics
 from registry import Paper, tunable
+from registry.fields import bounded
 
 PAPER = Paper(
     title="Latent Adversarial Regularization for Offline Preference Optimization",
@@ -59,8 +60,8 @@ class LatentAdversary:
     name: ClassVar[str] = "latent"
     reads: ClassVar[tuple[Role, ...]] = ("chosen", "rejected")
 
-    weight: float = tunable(1.0, FloatDistribution(0.01, 10.0, log=True))  # λ
-    decay: float = tunable(0.9, FloatDistribution(0.0, 0.99))  # α, of the running means
+    weight: float = tunable(1.0, FloatDistribution(0.01, 10.0, log=True), low=0)  # λ
+    decay: float = tunable(0.9, FloatDistribution(0.0, 0.99), low=0, below=1)  # α, of the running means
     lr: float | None = tunable(None, FloatDistribution(1e-7, 1e-3, log=True))  # None: half the policy's
     discriminator: Literal["transformer", "mlp", "mse"] = "transformer"
     generator_loss: Literal["non_saturating", "saturating"] = "non_saturating"
@@ -68,13 +69,13 @@ class LatentAdversary:
     reduction: Literal["sum", "mean"] = "sum"  # of a player's loss terms: 4 a discriminator, 2 the policy
     labels: Literal["true", "shuffled"] = "true"
     trained: bool = True
-    update_every: int = 1
-    layers: int = 2  # the paper: 4 for Llama-3-8B
-    width: int = 512
-    heads: int = 8
-    feed_forward: int = 2048
-    dropout: float = 0.1
-    max_positions: int = 2048
+    update_every: int = bounded(1, low=1)
+    layers: int = bounded(2, low=1)  # the paper: 4 for Llama-3-8B
+    width: int = bounded(512, low=1)
+    heads: int = bounded(8, low=1)
+    feed_forward: int = bounded(2048, low=1)
+    dropout: float = bounded(0.1, low=0, below=1)
+    max_positions: int = bounded(2048, low=1)
 
     def __post_init__(self) -> None:
         if self.update_every < 1:

@@ -49,7 +49,7 @@ class SymbolicAdversary(LatentAdversary):
     name: ClassVar[str] = "symbolic"
     reads: ClassVar[tuple[Role, ...]] = ("chosen", "rejected", "sampled")
 
-    symbolic_weight: float = tunable(1.0, FloatDistribution(0.01, 10.0, log=True))  # ω
+    symbolic_weight: float = tunable(1.0, FloatDistribution(0.01, 10.0, log=True), low=0)  # ω
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,6 +22,7 @@ from methods.protocols import Curriculum, Method, Sampling
 from methods.types import Batch, Need, Role
 from registry import Paper, tunable
 from registry.encoders import DEFAULT_ENCODER
+from registry.fields import bounded
 
 PAPER = Paper(
     title="GAPO: Learning Preferential Prompt through Generative Adversarial Policy Optimization",
@@ -40,17 +41,17 @@ class EncoderAdversary:
     reads: ClassVar[tuple[Role, ...]] = ("sampled", "chosen", "rejected")
     needs: ClassVar[frozenset[Need]] = frozenset({"reference"})  # PPO's penalty, and the KL that each stage logs
 
-    weight: float = 1.0
+    weight: float = bounded(1.0, low=0)
     adversarial: bool = True
     scorer: str = DEFAULT_ENCODER
-    warmup_items: int = 200  # pairs
-    stage_items: int = 200
-    negative_share: float = 0.5  # of what the encoder sees in a stage
-    generated_share: float = 0.5  # of the negatives; the others are rejected
+    warmup_items: int = bounded(200, low=1)  # pairs
+    stage_items: int = bounded(200, low=1)
+    negative_share: float = bounded(0.5, above=0, below=1)  # of what the encoder sees in a stage
+    generated_share: float = bounded(0.5, low=0, high=1)  # of the negatives; the others are rejected
     rm_lr: float | None = tunable(1e-5, FloatDistribution(1e-7, 1e-2, log=True))  # None: what suits the scorer
-    rm_batch_size: int = 4
-    rm_epochs: int = 2
-    rm_max_length: int = 4096  # less where the encoder's limit is lower
+    rm_batch_size: int = bounded(4, low=1)
+    rm_epochs: int = bounded(2, low=1)
+    rm_max_length: int = bounded(4096, low=2)  # less where the encoder's limit is lower
 
     def __post_init__(self) -> None:
         if self.warmup_items < 1 or self.stage_items < 1:

@@ -33,7 +33,7 @@ class GRPO:
     reads: ClassVar[tuple[Role, ...]] = ("sampled",)
     logp_reduction: ClassVar[Reduction] = "mean"
 
-    clip: float = tunable(0.2, FloatDistribution(0.05, 0.4))
+    clip: float = tunable(0.2, FloatDistribution(0.05, 0.4), above=0)
     kl: float = tunable(0.0, FloatDistribution(0.0, 0.2))  # of the k3 estimate to the reference
     unbiased_kl: bool = True  # times the ratio, so that its gradient is the KL's (arXiv 2512.02556); the paper: False
     reduction: Literal["token", "sequence"] = "token"

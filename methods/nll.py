@@ -21,7 +21,7 @@ class NLL:
     reads: ClassVar[tuple[Role, ...]] = ("chosen",)
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    weight: float = tunable(1.0, FloatDistribution(0.01, 10.0, log=True))  # α
+    weight: float = tunable(1.0, FloatDistribution(0.01, 10.0, log=True), low=0)  # α
 
     def penalty(self, net: nn.Module | None, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:
         return Loss(-policy["chosen"].mean_logps.mean())

@@ -18,6 +18,7 @@ from methods.grpo import clipped_loss, reduce_tokens, require_samples
 from methods.protocols import Sampling
 from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, Samples, mean_metrics
 from registry import Paper, tunable
+from registry.fields import bounded
 
 
 @objective(
@@ -33,15 +34,15 @@ class PPO:
     logp_reduction: ClassVar[Reduction] = "mean"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference", "states"})
 
-    clip: float = tunable(0.2, FloatDistribution(0.05, 0.4))
-    value_clip: float = 0.2
-    kl: float = tunable(0.01, FloatDistribution(0.001, 0.2, log=True))  # per token, inside the reward
-    discount: float = 1.0  # γ
-    trace: float = 0.95  # λ of the advantage estimates
-    reward_clip: float = 10.0
+    clip: float = tunable(0.2, FloatDistribution(0.05, 0.4), above=0)
+    value_clip: float = bounded(0.2, above=0)
+    kl: float = tunable(0.01, FloatDistribution(0.001, 0.2, log=True), low=0)  # per token, inside the reward
+    discount: float = bounded(1.0, above=0, high=1)  # γ
+    trace: float = bounded(0.95, low=0, high=1)  # λ of the advantage estimates
+    reward_clip: float = bounded(10.0, above=0)
     whiten: bool = True  # advantages of a rollout to mean 0 and standard deviation 1
     critic_lr: float = tunable(9e-6, FloatDistribution(1e-6, 1e-3, log=True))
-    critic_width: int = 256
+    critic_width: int = bounded(256, low=1)
 
     def build(self, hidden_size: int) -> nn.Module:
         return ValueHead(hidden_size, self.critic_width)

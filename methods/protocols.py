@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from methods.types import Batch, Blocks, Loss, Need, Outputs, Reduction, Role, Samples
 from registry import tunable
+from registry.fields import bounded
 
 
 @runtime_checkable
@@ -215,13 +216,13 @@ class Sampling:
     name: ClassVar[str] = "sampling"
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    num_generations: int = 8  # samples of each prompt
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int = 256
-    batches: int = 1  # updates that a rollout has fresh prompts for
-    epochs: int = 1  # passes over them
-    verifier_weight: float = 1.0  # of the data set's verifiers in the reward; 0: they are only logged
+    num_generations: int = bounded(8, low=1)  # samples of each prompt
+    temperature: float = bounded(1.0, above=0)
+    top_p: float = bounded(1.0, above=0, high=1)
+    max_new_tokens: int = bounded(256, low=1)
+    batches: int = bounded(1, low=1)  # updates that a rollout has fresh prompts for
+    epochs: int = bounded(1, low=1)  # passes over them
+    verifier_weight: float = bounded(1.0, low=0)  # of the data set's verifiers in the reward; 0: they are only logged
     keep: Literal["all", "best", "pair"] = "all"  # pair: the best and the worst become `chosen` and `rejected`
 
     @property

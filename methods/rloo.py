@@ -18,6 +18,7 @@ from methods.grpo import require_samples
 from methods.protocols import Sampling
 from methods.types import Batch, Blocks, Loss, Need, Reduction, Role, Samples, mean_metrics
 from registry import Paper, tunable
+from registry.fields import bounded
 
 PAPER = Paper(
     title="Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs",
@@ -37,7 +38,7 @@ class RLOO:
     reads: ClassVar[tuple[Role, ...]] = ("sampled",)
 
     kl: float = tunable(0.03, FloatDistribution(0.0, 0.2))  # of log π − log π_ref of a response, inside the reward
-    clip: float = 0.2  # of the ratio, where a rollout serves more than one update
+    clip: float = bounded(0.2, above=0)  # of the ratio, where a rollout serves more than one update
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -33,7 +33,7 @@ class RRHF:
     logp_reduction: ClassVar[Reduction] = "mean"
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    weight: float = tunable(1.0, FloatDistribution(0.1, 10.0, log=True))
+    weight: float = tunable(1.0, FloatDistribution(0.1, 10.0, log=True), low=0)
 
     def loss(self, batch: Batch, policy: Blocks, reference: Blocks) -> Loss:
         samples, p = require_samples(batch, self.name), policy["sampled"].mean_logps

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,14 +17,35 @@ T = TypeVar("T")
 REFUSALS = (KeyError, TypeError, ValueError, OverflowError)  # what a value raises that a type does not take
 
 
+BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "low": ("at least", operator.ge),
+    "above": ("above", operator.gt),
+    "high": ("at most", operator.le),
+    "below": ("below", operator.lt),
+}
+
+
+def bounded(default: Any, **bounds: float) -> Any:
+    """A dataclass field for a number within bounds, by the names in BOUNDS; None is no number and passes."""
+    return dataclasses.field(default=default, metadata=bounds)
+
+
 def at_least(low: float, default: Any) -> Any:
     """A dataclass field for a number that `validate` refuses below `low`; None is no number and passes."""
-    return dataclasses.field(default=default, metadata={"low": low})
+    return bounded(default, low=low)
 
 
 def above(low: float, default: Any) -> Any:
     """A dataclass field for a number that `validate` refuses at or below `low`."""
-    return dataclasses.field(default=default, metadata={"above": low})
+    return bounded(default, above=low)
+
+
+def check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
+    """ValueError for a number, or one of a list of them, that is outside of what the field's metadata permits."""
+    for number in value if isinstance(value, tuple) else (value,):
+        for key, (words, holds) in BOUNDS.items():
+            if key in bounds and number is not None and not holds(number, bounds[key]):
+                raise ValueError(f"{name} must be {words} {bounds[key]:g}, not {number}")
 
 
 def validate(config: Any) -> None:
@@ -39,11 +61,7 @@ def validate(config: Any) -> None:
             value = convert(hints[field.name], given)
         except REFUSALS:
             raise ValueError(f"{field.name} {spell(hints[field.name])}, not {given!r}") from None
-        low, bound = field.metadata.get("low"), field.metadata.get("above")
-        if value is not None and low is not None and not value >= low:
-            raise ValueError(f"{field.name} must be at least {low}, not {value}")
-        if value is not None and bound is not None and not value > bound:
-            raise ValueError(f"{field.name} must be above {bound}, not {value}")
+        check_bounds(field.name, value, field.metadata)
         object.__setattr__(config, field.name, value)
 
 

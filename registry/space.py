@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from optuna.distributions import BaseDistribution
 
 from registry.catalogue import nearest
-from registry.fields import REFUSALS, convert, spell
+from registry.fields import REFUSALS, check_bounds, convert, spell
 
 Spec = TypeVar("Spec")
 
@@ -27,9 +27,17 @@ class Composite(Protocol):
     def with_parts(self, parts: Mapping[str, Any]) -> Any: ...
 
 
-def tunable(default: Any, distribution: BaseDistribution) -> Any:
-    """A dataclass field with `default` whose search range is `distribution`."""
-    return dataclasses.field(default=default, metadata={"distribution": distribution})
+def tunable(default: Any, distribution: BaseDistribution, **bounds: float) -> Any:
+    """A dataclass field with `default` whose search range is `distribution`.
+
+    `bounds` is what may be set by hand (see `bounded`). Without them: above 0 where the search is logarithmic, else
+    at least 0 where its range is.
+    """
+    if not bounds and getattr(distribution, "log", False):
+        bounds = {"above": 0}
+    elif not bounds and getattr(distribution, "low", -1) >= 0:
+        bounds = {"low": 0}
+    return dataclasses.field(default=default, metadata={"distribution": distribution, **bounds})
 
 
 def search_space(spec: Any) -> dict[str, BaseDistribution]:
@@ -96,7 +104,10 @@ def _title(spec: Any) -> str:
 def _convert(spec: Any, name: str, value: Any) -> Any:
     """`value` as the type that the field declares; text comes from a command line."""
     hint = typing.get_type_hints(type(spec))[name]
+    (field,) = (field for field in dataclasses.fields(spec) if field.name == name)
     try:
-        return convert(hint, value, text=True)
+        converted = convert(hint, value, text=True)
     except REFUSALS:
         raise ValueError(f"{_title(spec)}.{name} {spell(hint)}, not {value!r}") from None
+    check_bounds(f"{_title(spec)}.{name}", converted, field.metadata)
+    return converted
