@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.command import guarded
-from benchmarks.options import Parser
+from benchmarks.options import SEED, Parser, number_type
 from benchmarks.statistics.annotations import Annotation, read_annotations, read_difficulty
 from benchmarks.statistics.bootstrap import resample_counts
 from benchmarks.statistics.length_control import Judgements, LengthControl, length_control
@@ -104,8 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser("alpaca_eval", "Length-controlled win rates of judgements.")
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE.csv[.gz]")
     parser.add_argument("--difficulty", type=Path, metavar="FILE.csv[.gz]", help="AlpacaEval's, of each instruction")
-    parser.add_argument("--resamples", type=int, default=1000, help="for the standard error (1000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resamples (0)")
+    parser.add_argument("--resamples", type=number_type(int, low=2), default=1000, help="for the standard error (1000)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the resamples (0)")
     parser.add_argument(
         "--align",
         choices=["published", "instruction"],
@@ -119,8 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _control(options: argparse.Namespace) -> int:
-    if options.resamples < 2:
-        raise ValueError(f"--resamples is {options.resamples}; a standard error needs at least 2")
     annotations = read_annotations(options.annotations)
     difficulty = read_difficulty(options.difficulty) if options.difficulty else None
     controlled = control_all(

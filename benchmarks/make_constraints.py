@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.command import guarded
 from benchmarks.constraint_prompts.rows import Sample, build_row, family_rates
 from benchmarks.constraint_prompts.schedule import Planned, plan
-from benchmarks.options import Parser
+from benchmarks.options import COUNT, SEED, Parser
 from experiments.disk import append
 from experiments.manifest import package_versions, write_atomically, write_json
 from registry.models import DEFAULT_MODEL
@@ -161,7 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("samples", "for each training prompt"),
     ):
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=int, default=getattr(defaults, name), help=f"{text} (default: %(default)s)")
+        parser.add_argument(
+            option,
+            type=SEED if name == "seed" else COUNT,
+            default=getattr(defaults, name),
+            help=f"{text} (default: %(default)s)",
+        )
     options = parser.parse_args(arguments)
     return guarded(lambda: _run(options), out=options.out)
 

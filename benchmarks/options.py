@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
@@ -15,7 +14,7 @@ from benchmarks.comparison.config import ComparisonConfig
 from benchmarks.tuning.config import SearchConfig
 from experiments.experiment import Precision
 from registry.datasets import DEFAULT_DATASET
-from registry.fields import from_json
+from registry.fields import MAX_SEED, REFUSALS, check_bounds, convert, from_json
 from registry.models import DEFAULT_MODEL
 
 KINDS = ("methods", "models", "datasets", "tasks")
@@ -47,12 +46,12 @@ def parser() -> Parser:
         type=_names,
         help="what to evaluate (default: held_out,ifeval; with the data set constraints held_out,constraints)",
     )
-    add("--held-out-pairs", type=int, help="held-out rows to take (default: all)")
-    add("--num-prompts", type=int, help="prompts of a generation task (default: all)")
-    add("--max-new-tokens", type=int, help="length limit of a response (default: the task's, the method's)")
+    add("--held-out-pairs", type=COUNT_OR_NONE, help="held-out rows to take (default: all)")
+    add("--num-prompts", type=COUNT, help="prompts of a generation task (default: all)")
+    add("--max-new-tokens", type=COUNT, help="length limit of a response (default: the task's, the method's)")
     add("--executor", choices=("local", "ray"), help="where cells run: here, or as tasks of Ray")
-    add("--cpus-per-cell", type=float, metavar="N", help="cores that a task of Ray asks for (default: 1)")
-    add("--gpus-per-cell", type=float, metavar="N", help="GPUs that a task of Ray asks for (default: 0)")
+    add("--cpus-per-cell", type=SHARE_OF_MACHINE, metavar="N", help="cores that a task of Ray asks for (default: 1)")
+    add("--gpus-per-cell", type=SHARE_OF_MACHINE, metavar="N", help="GPUs that a task of Ray asks for (default: 0)")
     _task_options(made)
     add("--init-from", metavar="RUN", help="start from what a finished run made of --model: its id or folder")
     add("--dry-run", action="store_true", help="show grid, tokens, steps, time and memory, and stop")
@@ -64,36 +63,50 @@ def parser() -> Parser:
 def _task_options(made: Parser) -> None:
     """Options of single tasks: each sets the field of that name in every task that has it."""
     add = made.add_argument_group("options of tasks").add_argument
-    add("--temperature", type=_temperature, metavar="T", help="of a generation task's answers (default: 0, greedy)")
+    add("--temperature", type=TEMPERATURE, metavar="T", help="of a generation task's answers (default: 0, greedy)")
     add("--judge", help="alpaca_eval: api:ANNOTATOR[@MODEL], reward:FOLDER_OR_HUB_ID or function:MODULE:FUNCTION")
     add("--baseline", help="alpaca_eval: gpt4, base (the untrained model) or the id of a run (default: gpt4)")
     add("--difficulty", metavar="FILE.csv", help="alpaca_eval against gpt4: the difficulty of each instruction")
     add("--of", metavar="TASK", help="robustness, length: the task they look at (default: ifeval, alpaca_eval)")
-    add("--temperatures", type=_numbers, metavar="T,T", help="of robustness (default: 0,0.3,0.5,0.7,1,1.3,1.5)")
-    add("--edges", type=_numbers, metavar="N,N", help="length: characters between buckets (default: equal shares)")
+    add("--temperatures", type=_temperatures, metavar="T,T", help="of robustness (default: 0,0.3,0.5,0.7,1,1.3,1.5)")
+    add("--edges", type=_edges, metavar="N,N", help="length: characters between buckets (default: equal shares)")
     add("--oracle", help="discriminator: constraints, ifeval or reward:FOLDER_OR_HUB_ID (default: constraints)")
-    add("--sample-temperatures", type=_numbers, metavar="T,T", help="of discriminator (default: 1.5,2)")
+    add("--sample-temperatures", type=_temperatures, metavar="T,T", help="of discriminator (default: 1.5,2)")
     add("--reward-model", metavar="FOLDER_OR_HUB_ID", help="discriminator: a reward model to correlate too")
     add("--lm-benchmarks", dest="benchmarks", type=_names, metavar="NAME,NAME", help="lm_eval (default: all four)")
     add("--lm-data", dest="data", metavar="FOLDER", help="lm_eval: its data as files (default: from the hub)")
 
 
-def _temperature(text: str) -> float:
-    number = _number(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no temperature; give 0, which is greedy, or a number above it")
-    return number
+def number_type(kind: type[int] | type[float], **bounds: float) -> Callable[[str], Any]:
+    """The type of an option that takes a finite number within bounds (see `registry.fields.bounded`)."""
+
+    def read(text: str) -> Any:
+        try:
+            value = convert(kind, text, text=True)
+        except REFUSALS:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' if kind is int else ''}number") from None
+        try:
+            check_bounds("", value, bounds)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return value
+
+    return read
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(_number, text.split(",")))
+COUNT, COUNT_OR_NONE = number_type(int, low=1), number_type(int, low=0)
+LENGTH = number_type(int, low=16)  # less leaves no prompt and completion to learn from
+POSITIVE, SHARE_OF_MACHINE = number_type(float, above=0), number_type(float, low=0)
+SEED = number_type(int, low=0, high=MAX_SEED)
+TEMPERATURE = number_type(float, low=0)  # 0 is greedy
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+def _temperatures(text: str) -> tuple[float, ...]:
+    return tuple(map(TEMPERATURE, text.split(",")))
+
+
+def _edges(text: str) -> tuple[float, ...]:
+    return tuple(map(POSITIVE, text.split(",")))
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -101,10 +114,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(seed) for seed in _names(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 0,1,2") from None
+    if not (names := _names(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 0,1,2")
+    return tuple(map(SEED, names))
 
 
 class _Pair(argparse.Action):
@@ -147,8 +159,10 @@ def search_parser() -> Parser:
     _training_options(made)
     add = made.add_argument
     budget = made.add_mutually_exclusive_group()
-    budget.add_argument("--trials", type=int, help="trials for each method (default: 20)")
-    budget.add_argument("--budget-minutes", type=float, metavar="MINUTES", help="measured time for each method instead")
+    budget.add_argument("--trials", type=COUNT, help="trials for each method (default: 20)")
+    budget.add_argument(
+        "--budget-minutes", type=POSITIVE, metavar="MINUTES", help="measured time for each method instead"
+    )
     add(
         "--space",
         action=_Pair,
@@ -174,10 +188,10 @@ def search_parser() -> Parser:
     add("--pruner", help="hyperband, wilcoxon (over seeds) or none (default: none)")
     add("--seeds", type=_seeds, help="of the trials; a tuned method is run at others (default: 1000)")
     add("--storage", metavar="URL", help="a database that several machines share (default: a journal file below --out)")
-    add("--workers", type=int, help="processes on this machine (default: 1)")
-    add("--dev-pairs", type=int, help="dev rows to take (default: all)")
-    add("--num-prompts", type=int, help="prompts that a metric of responses asks (default: 32)")
-    add("--max-new-tokens", type=int, help="length limit of a response (default: 128)")
+    add("--workers", type=COUNT, help="processes on this machine (default: 1)")
+    add("--dev-pairs", type=COUNT, help="dev rows to take (default: all)")
+    add("--num-prompts", type=COUNT, help="prompts that a metric of responses asks (default: 32)")
+    add("--max-new-tokens", type=COUNT, help="length limit of a response (default: 128)")
     add("--dry-run", action="store_true", help="show space, trials and estimated time, and stop")
     made.set_defaults(**_flat(SearchConfig()))
     return made
@@ -214,22 +228,24 @@ def _training_options(made: Parser) -> None:
     )
     adaptation = made.add_mutually_exclusive_group()
     add_either = adaptation.add_argument
-    add_either("--lora", dest="lora_rank", type=int, metavar="RANK", help="train an adapter of this rank (default: 16)")
+    add_either(
+        "--lora", dest="lora_rank", type=COUNT, metavar="RANK", help="train an adapter of this rank (default: 16)"
+    )
     add_either("--full", dest="lora_rank", action="store_const", const=None, help="train all weights")
-    add("--max-pairs", type=int, help="training rows to take (default: all)")
+    add("--max-pairs", type=COUNT, help="training rows to take (default: all)")
     length = made.add_mutually_exclusive_group()
-    length.add_argument("--epochs", action=_Epochs, type=float, help="passes over the training rows (default: 1)")
-    length.add_argument("--max-steps", type=int, help="updates of the policy, instead of epochs")
-    add("--batch-size", type=int, help="rows an update, over all processes (default: 8)")
-    add("--micro-batch-size", type=int, help="rows a forward: memory against speed (default: 2)")
+    length.add_argument("--epochs", action=_Epochs, type=POSITIVE, help="passes over the training rows (default: 1)")
+    length.add_argument("--max-steps", type=COUNT, help="updates of the policy, instead of epochs")
+    add("--batch-size", type=COUNT, help="rows an update, over all processes (default: 8)")
+    add("--micro-batch-size", type=COUNT, help="rows a forward: memory against speed (default: 2)")
     add("--precision", choices=get_args(Precision), help="of training (default: float32)")
     add("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
-    add("--max-length", type=int, help="tokens of prompt and completion together (default: 1024)")
-    add("--max-prompt-length", type=int, help="tokens of the prompt (default: what the completion leaves)")
+    add("--max-length", type=LENGTH, help="tokens of prompt and completion together (default: 1024)")
+    add("--max-prompt-length", type=COUNT, help="tokens of the prompt (default: what the completion leaves)")
     add("--overlong", choices=("truncate", "drop"), help="rows over the limit (default: truncate)")
     add("--out", dest="folder", type=Path, metavar="OUT", help="the output folder (default: .advalign)")
     add("--tracking-uri", help="an MLflow store, or none (default: sqlite below the output folder)")
-    add("--checkpoint-every", type=int, metavar="STEPS", help="default: about once a minute")
+    add("--checkpoint-every", type=COUNT, metavar="STEPS", help="default: about once a minute")
     add(
         "--config", metavar="FILE.json", help="a configuration (- reads it from the standard input); options replace it"
     )

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import guarded
-from benchmarks.options import Parser
+from benchmarks.options import LENGTH, Parser
 from benchmarks.timing import sections
 from experiments.manifest import read_json, write_json
 from registry.datasets import DEFAULT_DATASET
@@ -189,7 +189,7 @@ def _parser() -> Parser:
     made.add_argument("--quick", action="store_true", help="one repetition of one step: whether it works, no figures")
     made.add_argument("--model", default=DEFAULT_MODEL, help=f"a preset or a folder (default: {DEFAULT_MODEL})")
     made.add_argument("--sections", default=",".join(SECTIONS), help=f"which of {', '.join(SECTIONS)}")
-    made.add_argument("--max-length", type=int, default=512, help="tokens of prompt and completion (default: 512)")
+    made.add_argument("--max-length", type=LENGTH, default=512, help="tokens of prompt and completion (default: 512)")
     made.add_argument("--out", type=Path, help="default: docs/speed.json, of --quick .advalign/speed_quick.json")
     made.add_argument("--one", help=argparse.SUPPRESS)
     return made

@@ -17,6 +17,7 @@ T = TypeVar("T")
 REFUSALS = (KeyError, TypeError, ValueError, OverflowError)  # what a value raises that a type does not take
 
 
+MAX_SEED = 2**63 - 1
 BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "low": ("at least", operator.ge),
     "above": ("above", operator.gt),
@@ -45,7 +46,7 @@ def check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         for key, (words, holds) in BOUNDS.items():
             if key in bounds and number is not None and not holds(number, bounds[key]):
-                raise ValueError(f"{name} must be {words} {bounds[key]:g}, not {number}")
+                raise ValueError(f"{name} must be {words} {bounds[key]}, not {number}".lstrip())
 
 
 def validate(config: Any) -> None:
@@ -161,6 +162,8 @@ def _as_type(option: Any, value: Any, text: bool) -> Any:
 def _as_number(option: Any, value: Any, text: bool) -> float:
     if isinstance(value, bool) or (isinstance(value, str) and not text):
         raise TypeError(f"{value!r} is no number")
+    if option is int and (isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdigit())):
+        return int(value)  # a float holds whole numbers up to 2**53 only
     number = float(value)
     if not math.isfinite(number) or (option is int and not number.is_integer()):
         raise ValueError(f"{value!r} is no {option.__name__}")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from experiments.experiment import Precision
 from registry.datasets import DEFAULT_DATASET
-from registry.fields import above, as_json, at_least, from_json, validate
+from registry.fields import MAX_SEED, above, as_json, at_least, bounded, from_json, validate
 from registry.models import DEFAULT_MODEL
 
 
@@ -21,7 +21,7 @@ class DataConfig:
     """The rows of a data set to train on, and the tokens of each row to keep. None: all, or no limit."""
 
     max_pairs: int | None = at_least(1, None)
-    max_length: int = at_least(2, 1024)  # tokens of prompt and completion together
+    max_length: int = at_least(16, 1024)  # tokens of prompt and completion together
     max_prompt_length: int | None = at_least(1, None)  # None: what the completion leaves
     overlong: Literal["truncate", "drop"] = "truncate"
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {"prompt": "question"}; others go by name
@@ -91,7 +91,7 @@ class ComparisonConfig:
     model: str = DEFAULT_MODEL  # a preset, a hub id or a folder
     init_from: str | None = None  # start from what this finished run made of the model: its id or folder
     dataset: str = DEFAULT_DATASET  # a preset, a file or folder, or owner/name[:config][@revision][#split]
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = bounded((0,), low=0, high=MAX_SEED)
     tasks: tuple[str, ...] | None = None  # None: held_out and the data set's own
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     task_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -38,6 +38,7 @@ from benchmarks.tasks.responses import Answered, Generation, choose_prompts, res
 from experiments.run_folder import RunFolder
 from registry import Paper
 from registry.assets import fetch
+from registry.fields import bounded
 from registry.packages import ALPACA_EVAL
 
 PAPER = Paper(
@@ -81,8 +82,9 @@ class AlpacaEval(Generation):
     judge: str = PUBLISHED_JUDGE
     baseline: str = "gpt4"  # or base, or the id of a run in the same output folder
     difficulty: str | None = None
-    baseline_temperature: float | None = None  # at which base or a run answered; None: that of the answers
-    max_new_tokens: int = 2048
+    # At which base or a run answered; None: that of the answers
+    baseline_temperature: float | None = bounded(None, low=0)
+    max_new_tokens: int = bounded(2048, low=1)
 
     def __post_init__(self) -> None:
         check_name(self.judge)

@@ -12,6 +12,7 @@ from benchmarks.tasks import Subject, TaskResult, task
 from benchmarks.tasks.ifeval import PAPER, InstructionVerdict, follow
 from benchmarks.tasks.responses import Generation, choose_prompts
 from experiments.verifiers.verifiers import ConstraintPrompt, load_prompts, verify
+from registry.fields import bounded
 
 
 @task(PAPER, note="200 short prompts of ours, 27 families of verifiable constraints")
@@ -29,7 +30,7 @@ class Constraints(Generation):
     judges_by: ClassVar[str] = "verifiers"
     total: ClassVar[int] = 200
 
-    max_new_tokens: int = 64  # what the training samples were given
+    max_new_tokens: int = bounded(64, low=1)  # what the training samples were given
 
     def evaluate(self, subject: Subject) -> TaskResult:
         """One item for each prompt. Raises ValueError for an impossible subset."""

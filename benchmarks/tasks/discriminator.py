@@ -35,6 +35,7 @@ from benchmarks.tasks.oracles import ORACLES, Question, questions
 from benchmarks.tasks.responses import Answered, Decoding, respond
 from methods.ganpo import PAPER
 from registry import nearest
+from registry.fields import MAX_SEED, bounded
 
 if TYPE_CHECKING:
     from experiments.data.tokens import TokenPair
@@ -54,12 +55,13 @@ class DiscriminatorTask:
     ranks: ClassVar[bool] = False
 
     oracle: str = "constraints"  # or ifeval, or reward:FOLDER_OR_HUB_ID on IFEval's prompts
-    sample_temperatures: tuple[float, ...] = (1.5, 2.0)
-    num_samples: int = 4  # of each prompt at each temperature: within a prompt there must be something to compare
-    num_prompts: int | None = None  # None: all
-    max_new_tokens: int = 64
+    sample_temperatures: tuple[float, ...] = bounded((1.5, 2.0), above=0)
+    # Of each prompt at each temperature: within a prompt there must be something to compare
+    num_samples: int = bounded(4, low=1)
+    num_prompts: int | None = bounded(None, low=1)  # None: all
+    max_new_tokens: int = bounded(64, low=1)
     reward_model: str | None = None  # a hub id or a folder: a sequence classifier with one output
-    seed: int = 0
+    seed: int = bounded(0, low=0, high=MAX_SEED)
 
     def __post_init__(self) -> None:
         if self._oracle_model:

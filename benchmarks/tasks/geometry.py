@@ -25,6 +25,7 @@ from jaxtyping import Float
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from benchmarks.tasks.learned import untrained
 from registry import Paper
+from registry.fields import bounded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,10 +51,9 @@ class Geometry:
     ranks: ClassVar[bool] = False
     shares: ClassVar[frozenset[str]] = frozenset()
 
-    num_pairs: int | None = 200  # of the held-out rows, the first; None: all
-    tokens_a_completion: int = (
-        32  # evenly spread, of each completion, into the clouds of states; all into cosine and KL
-    )
+    num_pairs: int | None = bounded(200, low=1)  # of the held-out rows, the first; None: all
+    # Evenly spread, of each completion, into the clouds of states; all into cosine and KL
+    tokens_a_completion: int = bounded(32, low=1)
 
     def evaluate(self, subject: Subject) -> TaskResult:
         """Raises ValueError where no row was held out."""

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from benchmarks.tasks import Item, Subject, TaskResult, task
 from experiments.rewards.calibration import Calibration, calibration_of_margins, preferred
 from registry import Paper
+from registry.fields import bounded
 
 if TYPE_CHECKING:
     from experiments.data.tokens import Example
@@ -76,8 +77,8 @@ class HeldOut:
     )
     withdrawn: ClassVar[Mapping[int, str]] = {1: "ranked two measures in one column"}
 
-    beta: float = 0.1  # of the relative reward; DPO's
-    average_beta: float = 2.0  # of the average log-probability; SimPO's
+    beta: float = bounded(0.1, above=0)  # of the relative reward; DPO's
+    average_beta: float = bounded(2.0, above=0)  # of the average log-probability; SimPO's
 
     def evaluate(self, subject: Subject) -> TaskResult:
         """One item for each pair; pairs of one prompt form a cluster. Raises ValueError where there are no pairs."""

@@ -21,6 +21,7 @@ from benchmarks.tasks.responses import A, Answered, Decoding, Generation, choose
 from experiments.verifiers.ifeval_checkers import checkers
 from registry import Paper
 from registry.assets import fetch
+from registry.fields import bounded
 from registry.packages import IFEVAL
 
 PAPER = Paper(
@@ -65,7 +66,7 @@ class IFEval(Generation):
     judges_by: ClassVar[str] = "verifiers"
     total: ClassVar[int] = 541
 
-    max_new_tokens: int = 1280  # as lm-evaluation-harness
+    max_new_tokens: int = bounded(1280, low=1)  # as lm-evaluation-harness
 
     def evaluate(self, subject: Subject) -> TaskResult:
         """One item for each prompt. Raises ValueError for an impossible subset, AssetError without the prompts."""

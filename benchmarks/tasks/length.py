@@ -28,6 +28,7 @@ from benchmarks.tasks.alpaca_eval import CONTROLLED
 from benchmarks.tasks.nested import generation_task
 from benchmarks.tasks.responses import read_responses
 from methods.ganpo import PAPER
+from registry.fields import bounded
 
 RESAMPLES = 2_000
 # A length is no score, and the length-controlled rate none of any single response
@@ -45,11 +46,11 @@ class Length:
     ranks: ClassVar[bool] = False
 
     of: str = "alpaca_eval"
-    num_buckets: int = 5
-    edges: tuple[float, ...] | None = None  # characters between buckets, rising; None: quantiles
-    num_prompts: int | None = None
-    max_new_tokens: int | None = None  # None, here and below: the task's own
-    temperature: float | None = None
+    num_buckets: int = bounded(5, low=1)
+    edges: tuple[float, ...] | None = bounded(None, above=0)  # characters between buckets, rising; None: quantiles
+    num_prompts: int | None = bounded(None, low=1)
+    max_new_tokens: int | None = bounded(None, low=1)  # None, here and below: the task's own
+    temperature: float | None = bounded(None, low=0)
     judge: str | None = None  # of alpaca_eval
     baseline: str | None = None
 

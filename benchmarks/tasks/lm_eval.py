@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 from benchmarks.tasks import Item, Subject, TaskResult, TaskSkipped, task
 from registry import Paper, nearest
 from registry.assets import hub_reachable
+from registry.fields import bounded
 
 PAPER = Paper(
     title="Lessons from the Trenches on Reproducible Evaluation of Language Models",
@@ -55,8 +56,8 @@ class LmEval:
 
     benchmarks: tuple[str, ...] = tuple(FOLDERS)
     data: str | None = None  # a folder; None: the hub
-    num_fewshot: int | None = None  # None: each benchmark's own
-    num_prompts: int | None = None  # the first of each benchmark, of each subject in MMLU; None: all
+    num_fewshot: int | None = bounded(None, low=0)  # None: each benchmark's own
+    num_prompts: int | None = bounded(None, low=1)  # the first of each benchmark, of each subject in MMLU; None: all
     chat_template: bool = False
 
     def __post_init__(self) -> None:

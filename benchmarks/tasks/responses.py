@@ -20,6 +20,7 @@ from experiments.data.rows import Message, Row, Side
 from experiments.disk import append
 from experiments.manifest import write_atomically
 from experiments.run_folder import responses_file
+from registry.fields import MAX_SEED, bounded
 
 if TYPE_CHECKING:
     from benchmarks.tasks import Subject
@@ -69,9 +70,9 @@ class Decoding:
     """Settings of generation; at temperature 0 it is greedy, and seed and top_p mean nothing."""
 
     max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
+    temperature: float = bounded(0.0, low=0)
+    top_p: float = bounded(1.0, above=0, high=1)
+    seed: int = bounded(0, low=0, high=MAX_SEED)
 
     def of_run(self, seed: int | None) -> Decoding:
         """The settings with which a run of this seed samples: the task's seed counts from the run's. None: the
@@ -91,11 +92,11 @@ class Generation:
 
     total: ClassVar[int]
 
-    num_prompts: int | None = None  # None: all
+    num_prompts: int | None = bounded(None, low=1)  # None: all
     max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0  # of sampling, at a temperature above 0; the run's is added
+    temperature: float = bounded(0.0, low=0)
+    top_p: float = bounded(1.0, above=0, high=1)
+    seed: int = bounded(0, low=0, high=MAX_SEED)  # of sampling, at a temperature above 0; the run's is added
 
     def decoding_of(self, seed: int | None) -> Decoding:
         """The settings with which a run of this seed answers; None: the untrained model."""

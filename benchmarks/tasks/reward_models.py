@@ -20,6 +20,7 @@ from benchmarks.tasks import Item, Subject, TaskResult, task
 from benchmarks.tasks.learned import discriminators, reward_models, untrained
 from experiments.rewards.calibration import calibration_of_margins, preferred
 from registry import Paper
+from registry.fields import bounded
 
 if TYPE_CHECKING:
     from experiments.data.tokens import Example
@@ -46,7 +47,7 @@ class RewardModelTask:
     ranks: ClassVar[bool] = False
     shares: ClassVar[frozenset[str]] = frozenset({"accuracy"})
 
-    beta: float = 0.1  # of the implicit reward; DPO's
+    beta: float = bounded(0.1, above=0)  # of the implicit reward; DPO's
 
     def evaluate(self, subject: Subject) -> TaskResult:
         """Raises ValueError where there are no pairs, or networks of another architecture than the run describes."""

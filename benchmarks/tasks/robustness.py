@@ -26,6 +26,7 @@ from benchmarks.statistics.significance import mean_interval
 from benchmarks.tasks import Item, Subject, TaskResult, answers_of, task
 from benchmarks.tasks.nested import generation_task
 from methods.ganpo import PAPER
+from registry.fields import MAX_SEED, bounded
 
 RESAMPLES = 2_000
 
@@ -40,11 +41,11 @@ class Robustness:
     columns: ClassVar[tuple[str, ...]] = ("score",)
 
     of: str = "ifeval"
-    temperatures: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0, 1.3, 1.5)
-    num_prompts: int | None = None
-    max_new_tokens: int | None = None  # None, here and below: the task's own
-    top_p: float = 1.0
-    seed: int = 0
+    temperatures: tuple[float, ...] = bounded((0.0, 0.3, 0.5, 0.7, 1.0, 1.3, 1.5), low=0)
+    num_prompts: int | None = bounded(None, low=1)
+    max_new_tokens: int | None = bounded(None, low=1)  # None, here and below: the task's own
+    top_p: float = bounded(1.0, above=0, high=1)
+    seed: int = bounded(0, low=0, high=MAX_SEED)
     judge: str | None = None  # of alpaca_eval
     baseline: str | None = None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.comparison.config import DataConfig, OutputConfig, TrainingConfig, validate_lists
 from registry.datasets import DEFAULT_DATASET
-from registry.fields import above, as_json, at_least, from_json
+from registry.fields import MAX_SEED, above, as_json, at_least, bounded, from_json
 from registry.models import DEFAULT_MODEL
 
 TRIALS = 20
@@ -28,7 +28,7 @@ class SearchConfig:
     methods: tuple[str, ...] = ("dpo", "ganpo_dpo")
     model: str = DEFAULT_MODEL
     dataset: str = DEFAULT_DATASET
-    seeds: tuple[int, ...] = (1000,)
+    seeds: tuple[int, ...] = bounded((1000,), low=0, high=MAX_SEED)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     space: Mapping[str, str] = dataclasses.field(default_factory=dict)
     trials: int | None = at_least(1, None)

@@ -38,15 +38,15 @@ def test_an_option_that_no_command_has_is_refused_in_one_line_and_never_guessed(
 @pytest.mark.parametrize(
     ("command", "words", "complaint"),
     [
-        ("run", ["--temperature", "-1"], "-1 is no temperature"),
+        ("run", ["--temperature", "-1"], "argument --temperature: must be at least 0, not -1.0"),
         ("run", ["--temperature", "hot"], "argument --temperature: 'hot' is no number"),
         ("run", ["--temperatures", "0,hot"], "argument --temperatures: 'hot' is no number"),
-        ("run", ["--max-pairs", "abc"], "argument --max-pairs: invalid int value: 'abc'"),
+        ("run", ["--max-pairs", "abc"], "argument --max-pairs: 'abc' is no whole number"),
         ("run", ["--lora", "4", "--full"], "--full: not allowed with argument --lora"),
         ("search", ["--trials", "3", "--budget-minutes", "3"], "not allowed with argument --trials"),
         ("reproduce", ["--scale", "huge"], "invalid choice: 'huge'"),
-        ("speed", ["--max-length", "long"], "invalid int value: 'long'"),
-        ("make_constraints", ["--seed", "one"], "invalid int value: 'one'"),
+        ("speed", ["--max-length", "long"], "'long' is no whole number"),
+        ("make_constraints", ["--seed", "one"], "'one' is no whole number"),
     ],
 )
 def test_a_value_that_cannot_be_is_told_in_one_line(command, words, complaint, capsys):

@@ -153,7 +153,7 @@ def test_a_dry_run_shows_space_trials_and_time_and_leaves_nothing_behind(given, 
         (["--constraint", "dev/kl=5"], "write METRIC<=NUMBER"),
         (["--constraint", "dev/kll<=5"], "did you mean dev/kl"),
         (["--space", "dpo.betta=0.1:0.2"], "did you mean"),
-        (["--trials", "0"], "trials must be at least 1, not 0"),
+        (["--trials", "0"], "argument --trials: must be at least 1, not 0"),
         (["--sampler", "grid"], "needs lists"),
     ],
 )
