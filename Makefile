@@ -1,6 +1,6 @@
 # make demo    train DPO and GANPO-DPO on the same real pairs, evaluate and rank them
 # make test    the test suite                make check   lint, format and types
-# make readme  write the README's table of methods from the registry
+# make docs    write the generated pages of docs/ from the registry and the commands
 # make clean   remove the environment and the tools' caches; what was run stays in $(OUT)
 
 PYTHON ?= python3
@@ -14,15 +14,11 @@ PYTEST_FLAGS ?= -n 2 --dist loadfile
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format readme clean
+.PHONY: demo test check format docs clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
 	@$(PY) -m benchmarks.run $(DEMO_FLAGS) --out $(OUT)
-	@echo
-	@echo "report:      $(OUT)/report.html"
-	@echo "leaderboard: $(OUT)/leaderboard.md (also .csv, .json)"
-	@echo "tracking UI: $(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(OUT)/mlflow.db, then open http://127.0.0.1:5000"
 
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(PY) -m pytest $(PYTEST_FLAGS)
@@ -36,8 +32,8 @@ format: $(STAMP)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-readme: $(STAMP)
-	$(PY) -m tests.test_readme
+docs: $(STAMP)
+	$(PY) -m tests.documents
 
 $(STAMP): pyproject.toml constraints.txt environment.py
 	@command -v $(PYTHON) >/dev/null || { echo "missing: Python 3.11 or later; on Debian and Ubuntu: sudo apt install python3 python3-venv" >&2; exit 2; }

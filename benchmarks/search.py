@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from rich.console import Console
 
+    from benchmarks.comparison.progress import Progress
     from benchmarks.tuning.trials import Trials
     from experiments.mirror import Mirror
     from experiments.studies.study import Budget, Design, Outcome, Report, Study
@@ -62,11 +63,15 @@ def search(config: SearchConfig, *, dry_run: bool = False) -> int:
 def _search(
     config: SearchConfig, arms: Sequence[Arm], console: Console, mirror: Mirror | None, *, dry_run: bool
 ) -> int:
+    from benchmarks.comparison.progress import LOG, PATIENCE, Progress
     from benchmarks.tuning import budget as search_plan
     from experiments.studies.study import Study, open_storage, work
 
     helping = WORKER in os.environ
-    trials = _trials(config, {arm.name: arm.build({}) for arm in arms}, mirror)
+    progress = Progress(None if helping else console, None if dry_run else config.output.folder / LOG)
+    with progress:
+        progress.phase("preparing model and data", after=PATIENCE)
+        trials = _trials(config, {arm.name: arm.build({}) for arm in arms}, mirror, progress)
     designs = [_design(arm, trials, config.pruner) for arm in arms]
     budgets = [_budget(config, design) for design in designs]
     if not helping:
@@ -77,14 +82,16 @@ def _search(
     folder = config.output.folder / "studies"
     storage = open_storage(config.storage or str(folder / "journal.log"))
     if not helping:
-        trials.prepare([arm.build({}) for arm in arms])
+        with progress:
+            trials.prepare([arm.build({}) for arm in arms])
     studies = [
-        Study(design, storage, budget=budget, folder=folder, run=_runner(arm, design, trials, console))
+        Study(design, storage, budget=budget, folder=folder, run=_runner(arm, design, trials, console, progress))
         for arm, design, budget in zip(arms, designs, budgets, strict=True)
     ]
     others = [] if helping else _start_workers(config)
     try:
-        work(studies)
+        with progress:
+            work(studies)
     except BaseException:
         for other in others:
             other.terminate()  # as this process ends: what a worker has begun is taken up again later
@@ -153,7 +160,7 @@ def _budget(config: SearchConfig, design: Design) -> Budget:
     return Budget(trials=TRIALS if config.trials is None else config.trials)
 
 
-def _trials(config: SearchConfig, methods: Mapping[str, Method], mirror: Mirror | None) -> Trials:
+def _trials(config: SearchConfig, methods: Mapping[str, Method], mirror: Mirror | None, progress: Progress) -> Trials:
     """Model, tokens and reference store, once for all studies."""
     from benchmarks.comparison.comparison import check_roles, data_of, training_of
     from benchmarks.comparison.grid import accelerator
@@ -199,6 +206,7 @@ def _trials(config: SearchConfig, methods: Mapping[str, Method], mirror: Mirror 
         split="dev",
         max_length=config.data.max_length,
         checkpoint_every=config.output.checkpoint_every,
+        progress=progress,
     )
     return Trials(
         bench=bench,
@@ -256,7 +264,7 @@ def _design(arm: Arm, trials: Trials, pruner: str) -> Design:
 
 
 def _runner(
-    arm: Arm, design: Design, trials: Trials, console: Console
+    arm: Arm, design: Design, trials: Trials, console: Console, progress: Progress
 ) -> Callable[[int, Mapping[str, Any], Report], Outcome]:
     parent = trials.tracker.comparison(f"study {design.name}", design.facts) if trials.tracker else None
 
@@ -264,7 +272,8 @@ def _runner(
         shown = " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
         label = f"{design.name}/{number}"
         try:
-            outcome = trials.run(arm.name, arm.build(params), parent, label, report)
+            with progress.cell(label):
+                outcome = trials.run(arm.name, arm.build(params), parent, label, report)
         except Exception as error:
             _say(console, f"{label} {shown}: {type(error).__name__} {error}")
             raise

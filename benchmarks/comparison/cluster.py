@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import Progress
 
 from benchmarks.comparison.comparison import resolve
 from benchmarks.comparison.config import ComparisonConfig
 from benchmarks.comparison.executors import Job, Ray
 from benchmarks.comparison.grid import Grid, accelerator, record, title
+from benchmarks.comparison.progress import LOG, Progress
 from experiments.runs.cell import Cell
 from experiments.tracking import RunLog
 
@@ -27,9 +27,8 @@ _GRIDS: dict[str, Grid] = {}  # of this worker, by the configuration
 class ClusterGrid(Grid):
     here = False
 
-    def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLog | None], progress: Progress) -> None:
+    def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLog | None]) -> None:
         """The untrained model, since others may be compared with its answers; then as many at once as there is room."""
-        overall = progress.add_task("cells", total=len(cells))
         logs = {cell.experiment.id: log for cell in cells if (log := log_of(cell)) is not None}
         by_job = {f"{title(cell)} {cell.experiment.id}": cell for cell in cells}
         untrained, trained = list[Job](), list[Job]()
@@ -49,8 +48,8 @@ class ClusterGrid(Grid):
                 cell = by_job[job.name]
                 log = logs.pop(cell.experiment.id, None)
                 if log is not None:
-                    record(cell, log, self.evaluate(cell, None, _ignore))  # what the task has left on disk
-                progress.advance(overall)
+                    record(cell, log, self.evaluate(cell, None))  # what the task has left on disk
+                self.progress.done(title(cell))
         finally:
             for log in logs.values():
                 log.finish("FAILED")
@@ -61,16 +60,14 @@ def run_task(config: ComparisonConfig, folder: str, run_id: str) -> None:
     os.chdir(folder)
     grid = _grid(config)
     cell = next(cell for cell in grid.cells() if cell.experiment.id == run_id)
-    grid.run_cell(cell, None, _ignore)
+    with grid.progress, grid.progress.cell(title(cell)):
+        grid.run_cell(cell, None)
 
 
 def _grid(config: ComparisonConfig) -> Grid:
     key = json.dumps(config.as_json(), sort_keys=True, default=str)
     if key not in _GRIDS:
         _GRIDS.clear()
-        _GRIDS[key] = Grid(resolve(config), accelerator(), Console(stderr=True, quiet=True))
+        progress = Progress(log=config.output.folder / LOG)  # which the command follows
+        _GRIDS[key] = Grid(resolve(config), accelerator(), Console(stderr=True, quiet=True), progress)
     return _GRIDS[key]
-
-
-def _ignore(done: int, total: int) -> None:
-    pass

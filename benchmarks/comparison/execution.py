@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from rich.console import Console
 
 from benchmarks.comparison import grid
 from benchmarks.comparison.comparison import resolve
 from benchmarks.comparison.config import ComparisonConfig
+from benchmarks.comparison.progress import LOG, PATIENCE, Progress
 from experiments.runs.cell import Cell
 
 
@@ -15,9 +18,13 @@ def execute(config: ComparisonConfig, console: Console) -> list[Cell]:
 
     Raises whatever went wrong; `benchmarks.command.guarded` tells it on the command line.
     """
-    comparison = resolve(config)
-    if config.execution.executor == "ray":
+    kind, on_ray = grid.Grid, config.execution.executor == "ray"
+    if on_ray:
         from benchmarks.comparison.cluster import ClusterGrid
 
-        return grid.run(comparison, console, ClusterGrid)
-    return grid.run(comparison, console)
+        kind = ClusterGrid
+    others = os.environ.get("RANK", "0") != "0"  # of `accelerate launch`: the first process tells
+    with Progress(console, config.output.folder / LOG, quiet=others, relays=on_ray) as progress:
+        progress.phase("preparing model and data", after=PATIENCE)
+        comparison = resolve(config)
+    return grid.run(comparison, console, kind, progress)

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils.dataclasses import GradientAccumulationPlugin, InitProcessGroupKwargs
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.comparison.comparison import RunPlan, planned
+from benchmarks.comparison.progress import LOG, PATIENCE, Progress
 from benchmarks.comparison.workbench import Workbench
 from benchmarks.planning import plan
 from benchmarks.ranking.tables import build
+from benchmarks.reporting.closing import closing_words
+from benchmarks.reporting.exported import write_card
 from benchmarks.reporting.forms import write
 from benchmarks.reporting.terminal import terminal_tables
 from benchmarks.results import declared_runs, tuned_methods
 from benchmarks.results.evaluations import Evaluation, evaluation_path, read_metrics, settings_of
+from benchmarks.results.results import read_run
 from benchmarks.tasks import Task, TaskSkipped, check_ready
 from experiments.experiment import Training
 from experiments.manifest import write_json
@@ -40,12 +41,17 @@ UNTRAINED = Training(steps=1, lora_rank=None)  # of the untrained model, whose a
 TRAINERS = {"trl": "experiments.runs.trl_baseline"}
 
 
-def run(comparison: RunPlan, console: Console, kind: type[Grid] | None = None) -> list[Cell]:
+def run(
+    comparison: RunPlan, console: Console, kind: type[Grid] | None = None, progress: Progress | None = None
+) -> list[Cell]:
     """Show the plan, refuse what cannot fit (ValueError), do what is missing, rank what is there; all the cells."""
     for task in comparison.tasks:
         check_ready(task)
-    grid = (kind or Grid)(comparison, accelerator(), console)
-    cells = grid.cells()
+    progress = progress or Progress(console, comparison.config.output.folder / LOG)
+    with progress:
+        progress.phase("reading the model's weights", after=PATIENCE)
+        grid = (kind or Grid)(comparison, accelerator(), console, progress)
+        cells = grid.cells()
     statuses = [(cell.experiment.name, cell.experiment.seed, grid.status(cell)) for cell in cells]
     whole = planned(comparison, statuses)
     if grid.here and not whole.verdict.fits:
@@ -77,12 +83,15 @@ class Grid:
 
     here = True  # cells run in this process, so it is this machine that must hold them
 
-    def __init__(self, comparison: RunPlan, accelerator: Accelerator, console: Console) -> None:
+    def __init__(
+        self, comparison: RunPlan, accelerator: Accelerator, console: Console, progress: Progress | None = None
+    ) -> None:
         assert comparison.data is not None
         assert comparison.tokenizer is not None
         self.comparison, self.config = comparison, comparison.config
         self.out = self.config.output.folder
         self.accelerator, self.console, self.main = accelerator, console, accelerator.is_main_process
+        self.progress = progress or Progress()
         self.bench = Workbench(
             out=self.out,
             model=comparison.model,
@@ -93,6 +102,7 @@ class Grid:
             split="held_out",
             max_length=self.config.data.max_length,
             checkpoint_every=self.config.output.checkpoint_every,
+            progress=self.progress,
         )
 
     def cells(self) -> list[Cell]:
@@ -126,8 +136,9 @@ class Grid:
             return mirror.run(cell.experiment.id, parent, cell.experiment.spec) if mirror and parent else None
 
         try:
-            with self._progress() as progress:
-                self.run_cells(cells, log_of, progress)
+            with self.progress:
+                self.progress.cells(len(cells))
+                self.run_cells(cells, log_of)
             if self.main:
                 paths = self._rank()
                 if parent:
@@ -143,30 +154,18 @@ class Grid:
     def _warn(self, text: str) -> None:
         self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
-    def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLog | None], progress: Progress) -> None:
+    def run_cells(self, cells: list[Cell], log_of: Callable[[Cell], RunLog | None]) -> None:
         """One after the other, in this process."""
-        overall = progress.add_task("cells", total=len(cells))
-        self.bench.store.progress = self._reference_bar(progress)
         for cell in cells:
-            bar = progress.add_task(title(cell), total=None)
-            self.run_cell(cell, log_of(cell), functools.partial(_show, progress, bar))
-            progress.remove_task(bar)
-            progress.advance(overall)
+            with self.progress.cell(title(cell)):
+                self.run_cell(cell, log_of(cell))
 
-    def _reference_bar(self, progress: Progress) -> Callable[[int, int], None]:
-        bar = progress.add_task("reference log-probs", total=None, visible=False)
-
-        def show(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total, visible=done < total)
-
-        return show
-
-    def run_cell(self, cell: Cell, log: RunLog | None, show: Any) -> None:
+    def run_cell(self, cell: Cell, log: RunLog | None) -> None:
         """Train and evaluate one cell where that is still to do; every process of a distributed run calls it."""
         with self._alone(cell):
-            self._run_cell(cell, log, show)
+            self._run_cell(cell, log)
 
-    def _run_cell(self, cell: Cell, log: RunLog | None, show: Any) -> None:
+    def _run_cell(self, cell: Cell, log: RunLog | None) -> None:
         policy: Policy | None = None
         try:
             if cell.experiment.method is None:
@@ -174,11 +173,14 @@ class Grid:
                     register_untrained(cell)
             elif not cell.finished:
                 cell = self.bench.with_reference(cell, self.comparison.methods.values())
+                show = self.progress.phase("training")
                 policy = _trainer(cell)(cell, accelerator=self.accelerator, log=log, progress=show)
                 if self.main and (study := self.comparison.studies.get(cell.experiment.name)):
                     write_json(cell.files.tuning, tuned_methods.about(study))
             if self.main:
-                results = self.evaluate(cell, policy, show)
+                results = self.evaluate(cell, policy)
+                if cell.files.policy.is_dir():
+                    write_card(read_run(cell.files)[0])
                 if log is not None:
                     record(cell, log, results)
         except BaseException as error:
@@ -204,7 +206,7 @@ class Grid:
             self.accelerator.wait_for_everyone()
             yield
 
-    def evaluate(self, cell: Cell, policy: Policy | None, show: Any) -> dict[str, dict[str, float]]:
+    def evaluate(self, cell: Cell, policy: Policy | None) -> dict[str, dict[str, float]]:
         """The metrics of every task, from disk where they are."""
         results = {}
         for task in self.comparison.tasks:
@@ -212,18 +214,19 @@ class Grid:
             if not path.is_file():
                 policy = policy or trained(cell, self.accelerator.device)
                 try:
-                    self._evaluate(cell, task, policy, path, show)
+                    self._evaluate(cell, task, policy, path)
                 except TaskSkipped as reason:
                     self.console.print(f"{task.name} skipped: {reason}", style="yellow", markup=False)
                     continue
             results[task.name] = read_metrics(path)
         return results
 
-    def _evaluate(self, cell: Cell, task: Task, policy: Policy, path: Path, show: Any) -> None:
+    def _evaluate(self, cell: Cell, task: Task, policy: Policy, path: Path) -> None:
         began = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         reference = self.bench.reference("held_out")
-        subject = self.bench.subject(cell, policy, folder=path.parent, reference=reference, progress=show)
+        what = f"evaluating {task.name}"
+        subject = self.bench.subject(cell, policy, folder=path.parent, reference=reference, what=what)
         result = task.evaluate(subject)
         trained_on = self._share_trained_on(subject.asked)
         Evaluation.of(task, result, seconds=time.monotonic() - began, trained_on=trained_on).write(path)
@@ -233,8 +236,10 @@ class Grid:
         return sum(prompt[:16] in known for prompt in asked) / max(1, len(asked))
 
     def _rank(self) -> list[Path]:
-        board = build(self.out)
-        paths = write(board, self.out)
+        with self.progress:
+            self.progress.phase("ranking", after=PATIENCE)
+            board = build(self.out)
+            paths = write(board, self.out)
         own = {cell.experiment.id for cell in self.cells()}
         for entry in board.skipped:
             if entry.path.split("/")[0] in own:  # of this comparison, whose table lacks it
@@ -243,20 +248,14 @@ class Grid:
             if table.data["tokens"] == self.bench.data.digest and table.model["weights"] == self.bench.weights:
                 console = Console()
                 console.print(*terminal_tables(table, console))
+        words = closing_words(self.out, self.out / LOG, self.config.output.tracking_uri)
+        Console().print(words, markup=False, highlight=False, soft_wrap=True)
         return paths
-
-    def _progress(self) -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        return Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.main)
 
 
 def _status(error: BaseException) -> Status:
     """The status of a run that ended with this error."""
     return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-
-
-def _show(progress: Progress, bar: Any, done: int, total: int) -> None:
-    progress.update(bar, completed=done, total=total)
 
 
 def _trainer(cell: Cell) -> Callable[..., Policy]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from accelerate import Accelerator
 
+from benchmarks.comparison.progress import Progress
 from benchmarks.tasks import Subject
 from experiments.data.tokens import TokenizedData
 from experiments.experiment import Experiment, Training
@@ -46,6 +47,7 @@ class Workbench:
     split: Split
     max_length: int  # tokens of a row, as every run's address has it
     checkpoint_every: int | None = None
+    progress: Progress = dataclasses.field(default_factory=Progress)  # is told of the phases
     references: dict[tuple[str, tuple[Role, ...]], list[Scored]] = dataclasses.field(default_factory=dict)
 
     @cached_property
@@ -54,7 +56,7 @@ class Workbench:
 
     @cached_property
     def store(self) -> ReferenceStore:
-        return ReferenceStore(self.out / "reference", weights=self.weights)
+        return ReferenceStore(self.out / "reference", weights=self.weights, progress=self.progress.step)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -98,6 +100,7 @@ class Workbench:
         """Log-probs under the untrained model, which is loaded once for them: from the store, or put there."""
         if (rows, roles) not in self.references:
             examples = getattr(self.data, rows)
+            self.progress.phase(f"reference log-probs ({rows})")
             if rows == "train":  # every process needs these; the others are read by the one that evaluates
                 with self.accelerator.main_process_first():
                     found = self.store.logps(self.untrained(), examples, roles, precision=self.training.precision)
@@ -116,9 +119,12 @@ class Workbench:
         *,
         folder: Path,
         reference: list[Scored],
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        what: str,
     ) -> Subject:
-        """The policy as a task sees it; `reference` are the log-probs of the rows that it is measured on."""
+        """The policy as a task sees it; `reference` are the log-probs of the rows that it is measured on.
+
+        `what` names the phase that begins.
+        """
         method = cell.experiment.method
         return Subject(
             policy=policy,
@@ -126,7 +132,8 @@ class Workbench:
             held_out=getattr(self.data, self.split),
             reference=reference,
             folder=folder,
-            progress=progress,
+            progress=self.progress.phase(what),
+            phase=self.progress.phase,
             method=method,
             seed=cell.experiment.seed,
             untrained=self.untrained,

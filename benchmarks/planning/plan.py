@@ -18,6 +18,7 @@ from benchmarks.planning.disk import DiskVerdict
 if TYPE_CHECKING:
     from experiments.experiment import Training
 
+NARROW = {"activations": "activ-\nations", "discriminators": "discrimi-\nnators"}  # headings that fit 80 columns
 FINISHED, TRAINED = "finished", "to evaluate"
 
 
@@ -155,7 +156,7 @@ def render(plan: Plan) -> RenderableType:
     micro = "" if training.micro_batch_size is None else f", {training.micro_batch_size} at a time"
     lower = "" if training.precision == "float32" else f", products in {training.precision}"
     facts.add_row("steps", f"{training.steps:,} of {training.batch_size} rows{micro} ({epochs:.2g} epochs){lower}")
-    spent = "  ".join(f"{name} {_duration(value)}" for name, value in plan.task_seconds.items())
+    spent = "  ".join(f"{name} {spell_duration(value)}" for name, value in plan.task_seconds.items())
     facts.add_row("tasks", spent or "none")
     if plan.disk is not None:
         facts.add_row("disk", plan.disk.sentence.removeprefix("the comparison "))
@@ -166,9 +167,7 @@ def render(plan: Plan) -> RenderableType:
     states = [status for _, _, status in plan.cells]
     evaluated = f", {states.count(TRAINED)} only to evaluate" if TRAINED in states else ""
     todo = sum(status not in (FINISHED, TRAINED) for status in states)
-    ending = (
-        f"{todo} of {len(states)} cells to run{evaluated}, about {_duration(plan.total_seconds)} (a rough estimate)"
-    )
+    ending = f"{todo} of {len(states)} cells to run{evaluated}, about {spell_duration(plan.total_seconds)} (a rough estimate)"
     rates = dict.fromkeys(f"{m.lr:g}: {m.borrowed}" for m in plan.methods if m.borrowed and m.lr is not None)
     notes = [Text(note, style="dim") for note in rates]
     return Group(facts, _grid(plan), *notes, _memory_table(plan), Text(ending), Text(judged.sentence, style=style))
@@ -187,15 +186,15 @@ def _grid(plan: Plan) -> Table:
         lr = f"{method.lr:g}{' borrowed' * bool(method.borrowed)}" if method and method.lr is not None else ""
         untrained = status.get((name, None), "")  # the same for every seed
         states = [status.get((name, seed), untrained) for seed in seeds]
-        table.add_row(Text(name), lr, Text(changed), *map(Text, states), _duration(duration))
+        table.add_row(Text(name), lr, Text(changed), *map(Text, states), spell_duration(duration))
     return table
 
 
 def _memory_table(plan: Plan) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("memory, GB")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("memory\nin GB", overflow="fold")
     for column in (*Memory().parts, "total"):
-        table.add_column(column, justify="right")
+        table.add_column(NARROW.get(column, column), justify="right", no_wrap=True)
     for method in plan.methods:
         sizes = (*method.memory.parts.values(), method.memory.total)
         table.add_row(Text(method.name), *(f"{size / 1e9:.2f}" for size in sizes))
@@ -206,7 +205,7 @@ def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f}"
 
 
-def _duration(value: float) -> str:
+def spell_duration(value: float) -> str:
     if value < 60:
         return f"{value:.0f} s"
     return f"{value / 60:.0f} min" if value < 3600 else f"{value / 3600:.1f} h"

@@ -69,7 +69,7 @@ def load(out: Path) -> Store:
     runs, skipped, reports = [], [], {}
     for folder in run_folders(out):
         try:
-            run, unread = _read_run(folder)
+            run, unread = read_run(folder)
         except DamagedFile as problem:
             skipped.append(Skipped(folder.id, str(problem)))
             continue
@@ -81,6 +81,19 @@ def load(out: Path) -> Store:
     return Store(tuple(runs), tuple(skipped), reports)
 
 
+def load_untrained(run: Run) -> Run | None:
+    """The untrained model that `run` started from, with what was measured of it, where it is in the same store."""
+    for folder in run_folders(RunFolder(run.folder).out):
+        try:
+            spec = folder.spec()
+            same = spec.method == BASE and spec.model["weights"] == run.model["weights"]
+            if same and spec.data == run.data:
+                return read_run(folder)[0]
+        except DamagedFile:
+            continue
+    return None
+
+
 def _place(run: Run) -> tuple[Any, ...]:
     """The untrained model first; numbers in a hyperparameter count as numbers."""
     settings = [
@@ -90,7 +103,8 @@ def _place(run: Run) -> tuple[Any, ...]:
     return (not run.is_base, run.method, settings, -1 if run.seed is None else run.seed, run.id)
 
 
-def _read_run(folder: RunFolder) -> tuple[Run, list[Skipped]]:
+def read_run(folder: RunFolder) -> tuple[Run, list[Skipped]]:
+    """One finished run, and what of it could not be read. Raises DamagedFile."""
     spec, manifest = folder.spec(), folder.manifest()
     status = manifest.get("status")
     if status != "finished":

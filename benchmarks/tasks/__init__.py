@@ -54,6 +54,7 @@ class Subject:
     reference: ReferenceLogps  # of the held-out examples
     folder: Path  # where a task may leave its responses: evaluations/ of the run
     progress: Callable[[int, int], None] = lambda done, total: None
+    phase: Callable[[str], object] = lambda name: None  # hears what is being done: generating, judging
     method: Method | None = None  # as it was trained; None for the untrained model
     seed: int | None = None  # of the run, which its samples are drawn with; None for the untrained model
     untrained: Callable[[], Policy] | None = None  # loads what training started from, for a policy without an adapter

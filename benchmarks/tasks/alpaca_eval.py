@@ -107,6 +107,7 @@ class AlpacaEval(Generation):
             compared = replace(compared, temperature=self.baseline_temperature)
         baseline = baseline_of(self.baseline, subject.run, self.name, compared, references)
         duels = [Duel(p.text, baseline.answers[p.id], a.response) for p, a in zip(prompts, answers, strict=True)]
+        subject.phase(f"judging {self.name}")
         verdicts = judge_all(judge, duels, subject.run.out / "judgements", subject.progress)
         unjudged = Unjudged.among(verdicts)
         if unjudged is not None and not unjudged.judged:

@@ -123,6 +123,7 @@ def respond(subject: Subject, task: str, prompts: Mapping[str, str], decoding: D
     answers = {a.id: a for a in read_responses(path) if prompts.get(a.id) == a.prompt}
     missing = [key for key in prompts if key not in answers]
     if missing:
+        subject.phase(f"generating for {task}")
         answers |= _generate(subject, {key: prompts[key] for key in missing}, path, decoding)
     subject.progress(len(prompts), len(prompts))
     return [answers[key] for key in prompts]

@@ -97,7 +97,8 @@ class Trials:
             if not cell.finished:
                 watch = self._rungs(cell, report) if self.pruner == "hyperband" else lambda step, policy: None
                 cell = self.bench.with_reference(cell, [method])
-                policy = train(cell, accelerator=self.bench.accelerator, log=log, watch=watch)
+                show = self.bench.progress.phase("training")
+                policy = train(cell, accelerator=self.bench.accelerator, log=log, watch=watch, progress=show)
             began = time.monotonic()
             measured = (
                 self._dev(cell, policy or trained(cell, self.bench.accelerator.device))
@@ -115,7 +116,8 @@ class Trials:
     def _dev(self, cell: Cell, policy: Policy, wanted: Sequence[str] = ()) -> dict[str, float]:
         pairs = bool(self.wanted & set(dev_metrics.PAIR_METRICS))
         reference = self.bench.reference("dev") if pairs else []
-        subject = self.bench.subject(cell, policy, folder=cell.folder, reference=reference)
+        what = "measuring on the dev split"
+        subject = self.bench.subject(cell, policy, folder=cell.folder, reference=reference, what=what)
         names = wanted or self.wanted
         return dev_metrics.measure(subject, names, sampled=self.sampled, untrained_length=self._untrained_length)
 
@@ -141,6 +143,7 @@ class Trials:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.is_file():
+                self.bench.progress.phase("generating with the untrained model")
                 policy, bench = self.bench.untrained(), self.bench
                 length = dev_metrics.untrained_length(policy, bench.tokenizer, bench.data.dev, self.sampled)
                 write_json(path, {"mean_length": length})

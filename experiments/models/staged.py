@@ -56,12 +56,7 @@ def staged_model(run: Path, base: ResolvedModel) -> ResolvedModel:
 
 
 def _merge(run: Path, base: ResolvedModel, merged: Path, mark: dict[str, str]) -> None:
-    import peft
-
-    library: Any = peft  # its loaders have no types
-    with quiet_peft():
-        adapted = library.PeftModel.from_pretrained(load_model(base), RunFolder(run).policy)
-    check_adapter(adapted, load_file(RunFolder(run).adapter), RunFolder(run).policy)
+    adapted = with_adapter(RunFolder(run).policy, base)
     with tempfile.TemporaryDirectory(dir=run, prefix=".merged-") as temporary, quiet_transformers():
         work = Path(temporary, "merged")
         whole = adapted.merge_and_unload()
@@ -72,6 +67,17 @@ def _merge(run: Path, base: ResolvedModel, merged: Path, mark: dict[str, str]) -
         if merged.exists():
             shutil.rmtree(merged)
         work.rename(merged)
+
+
+def with_adapter(policy: Path, base: ResolvedModel) -> Any:
+    """The peft model of a saved adapter on `base`."""
+    import peft
+
+    library: Any = peft  # its loaders have no types
+    with quiet_peft():
+        adapted = library.PeftModel.from_pretrained(load_model(base), policy)
+    check_adapter(adapted, load_file(policy / "adapter_model.safetensors"), policy)
+    return adapted
 
 
 def _with_tokenizer(folder: Path, base: ResolvedModel) -> Path:

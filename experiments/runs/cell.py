@@ -20,6 +20,7 @@ from experiments.manifest import cost, environment, now, reset_peak_memory
 from experiments.models import sharding
 from experiments.models.forward import Policy, Scored
 from experiments.models.loading import load_model, quiet_transformers
+from experiments.models.portable import make_portable
 from experiments.models.soundness import check_adapter
 from experiments.rewards.rollouts import RolloutSource
 from experiments.run_folder import RunFolder
@@ -181,6 +182,7 @@ def train(
     if main:
         with quiet_transformers(), writing(files.policy, _policy_bytes(policy, training), discard=True):
             policy.model.save_pretrained(files.policy, state_dict=weights)
+            facts["base_model"] = make_portable(files.policy, cell.model).as_json()
         kept_networks.save(files.players, trainer.players)
         steps = list(files.steps())
         spent = cost(

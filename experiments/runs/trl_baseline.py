@@ -30,6 +30,7 @@ from experiments.experiment import Training
 from experiments.manifest import cost, environment, now, reset_peak_memory
 from experiments.models.forward import Policy, lora_config
 from experiments.models.loading import load_model, load_tokenizer, quiet_transformers
+from experiments.models.portable import make_portable
 from experiments.runs.cell import Cell, trained
 from experiments.tracking import RunLog
 from experiments.training.sources import Pairs
@@ -211,6 +212,7 @@ def train(
         trainer.train()
         with writing(cell.files.policy, discard=True):
             model.save_pretrained(cell.files.policy)
+            facts["base_model"] = make_portable(cell.files.policy, cell.model).as_json()
     tokens = [_tokens(rows[i : i + training.batch_size]) for i in range(0, len(rows), training.batch_size)]
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     lines = [

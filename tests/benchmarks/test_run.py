@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -54,6 +55,12 @@ def test_a_tiny_model_of_each_family_trains_end_to_end(family, tmp_path):
     words = ["--methods", "dpo,ganpo_simpo", "--model", tmp_path / "model", "--dataset", pairs, "--out", out, *QUICK]
     done = command(*words, "--tracking-uri", "none")
     assert done.returncode == 0, done.stderr
+    for name in ("report.html", "leaderboard.md", "log.txt"):
+        assert str(out / name) in done.stdout
+    log = (out / "log.txt").read_text()
+    for phase in ("reference log-probs", "training", "evaluating held_out", "done in"):
+        assert re.search(rf"cell 2 of 3: dpo \(seed 0\), {phase}", log), phase
+        assert f"cell 2 of 3: dpo (seed 0), {phase}" in done.stderr, "the same lines without a terminal"
     board = json.loads((out / "leaderboard.json").read_text())
     assert "ganpo_simpo" in json.dumps(board)
     assert "<html" in (out / "report.html").read_text()

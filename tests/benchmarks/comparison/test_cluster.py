@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from rich.progress import Progress
 from safetensors.torch import load_file
 
 from benchmarks.comparison import cluster
 from benchmarks.comparison.config import ComparisonConfig
 from benchmarks.comparison.executors import Job, Ray
+from benchmarks.comparison.progress import Progress
 from tests import ROOT
 from tests.benchmarks.test_run import steps_of, write_pairs
 from tests.tiny import save_tiny
@@ -118,7 +118,8 @@ def test_the_untrained_model_has_answered_before_a_cell_that_is_compared_with_it
         SimpleNamespace(experiment=SimpleNamespace(id=name, name=name, seed=None, method=method), folder=tmp_path)
         for name, method in methods.items()
     ]
-    grid.run_cells(cells, lambda cell: None, Progress(disable=True))
+    grid.progress = Progress(None)
+    grid.run_cells(cells, lambda cell: None)
     assert stages == [["base"], ["dpo", "sft"]]
 
 

@@ -110,6 +110,19 @@ def test_a_method_that_is_finished_keeps_no_plan_from_fitting():
     assert untrained.sentence == "fits: smollm2_135m needs 0.0 GB and this machine has 0.0 GB free"
 
 
+def test_the_memory_table_is_whole_in_80_columns():
+    whole = a_plan()
+    large = Memory(**dict.fromkeys(Memory().parts, 99 * GB))
+    methods = [dataclasses.replace(method, memory=large) for method in whole.methods]
+    methods[1] = dataclasses.replace(methods[1], name="ganpo_dpo_saturating")
+    console = Console(file=io.StringIO(), width=80)
+    console.print(render(dataclasses.replace(whole, methods=methods)))
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    for words in ("weights  gradients  optimizer", "reference", "total", "594.00"):
+        assert words in shown
+
+
 def test_a_plan_is_shown_on_one_screen():
     console = Console(file=io.StringIO(), width=120)
     console.print(render(a_plan()))
