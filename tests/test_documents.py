@@ -77,7 +77,7 @@ def test_the_readme_is_short_and_leads_to_every_page():
     text = README.read_text(encoding="utf-8")
     assert len(text.split()) <= 1500
     linked = set(re.findall(r"\]\(docs/([\w-]+\.md)", text))
-    assert {path.name for path in (ROOT / "docs").glob("*.md")} == linked
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} == linked, "each page has its line in the README"
 
 
 def test_the_readmes_python_uses_names_that_there_are():
