@@ -167,7 +167,8 @@ def render(plan: Plan) -> RenderableType:
     states = [status for _, _, status in plan.cells]
     evaluated = f", {states.count(TRAINED)} only to evaluate" if TRAINED in states else ""
     todo = sum(status not in (FINISHED, TRAINED) for status in states)
-    ending = f"{todo} of {len(states)} cells to run{evaluated}, about {spell_duration(plan.total_seconds)} (a rough estimate)"
+    about = f"about {spell_duration(plan.total_seconds)} (a rough estimate)"
+    ending = f"{todo} of {len(states)} cells to run{evaluated}, {about}"
     rates = dict.fromkeys(f"{m.lr:g}: {m.borrowed}" for m in plan.methods if m.borrowed and m.lr is not None)
     notes = [Text(note, style="dim") for note in rates]
     return Group(facts, _grid(plan), *notes, _memory_table(plan), Text(ending), Text(judged.sentence, style=style))

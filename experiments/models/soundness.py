@@ -115,7 +115,7 @@ def check_adapter(model: Any, tensors: Collection[str], folder: Path) -> None:
     """ValueError unless `tensors` are the names of exactly the weights that the model's adapter has."""
     import peft
 
-    own = set(peft.get_peft_model_state_dict(model))
+    own = set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))  # "auto" asks the hub
     missing, unexpected = own - set(tensors), set(tensors) - own
     if missing or unexpected:
         raise ValueError(
