@@ -1,10 +1,11 @@
 """The file between generating and judging: what survives a kill, and what is never generated twice."""
 
+import dataclasses
 import json
 
 import pytest
 
-from benchmarks.tasks import Subject
+from benchmarks.tasks import TASKS, Subject, load_tasks
 from benchmarks.tasks.responses import Answered, Decoding, read_responses, respond, responses_path
 from experiments.models.forward import Policy
 from tests import subjects
@@ -99,3 +100,21 @@ def test_progress_ends_with_all_prompts(subject):
     respond(subject, "chat", PROMPTS, DECODING)
     respond(subject, "chat", PROMPTS, DECODING)
     assert seen[-1] == (4, 4)
+
+
+@pytest.mark.parametrize("name", ["ifeval", "constraints"])
+def test_a_task_samples_with_the_seed_of_the_run_and_is_greedy_without_one(name, tmp_path):
+    load_tasks()
+    spec = dataclasses.replace(TASKS[name].spec, num_prompts=3, max_new_tokens=4)
+    hot, greedy = (dataclasses.replace(spec, temperature=temperature) for temperature in (1.0, 0.0))
+    policy, tokenizer = Policy(tiny_model("llama3")), tiny_tokenizer("llama3")
+    said = {}
+    for seed in (None, 0, 1, 2):
+        one = subjects.subject(tmp_path / f"{seed}", policy, tokenizer, seed=seed)
+        result = hot.evaluate(one)
+        assert result.extras["sampling_seed"] == (seed or 0), "the untrained model samples with the task's own seed"
+        (path,) = (tmp_path / f"{seed}").glob("*.responses.jsonl")
+        said[seed] = sorted((answer.id, answer.response) for answer in read_responses(path))
+        assert greedy.evaluate(one).extras["sampling_seed"] is None
+    assert said[None] == said[0]
+    assert said[0] != said[1] != said[2]
