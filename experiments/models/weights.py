@@ -26,7 +26,7 @@ from registry.models import MODELS, ModelPreset
 
 log = logging.getLogger(__name__)
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")  # owner/name, or owner/name@revision
 CONFIG_FILES = ("*.json", "*.py")
 HUB_FILES = (*CONFIG_FILES, "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
 MARK = "complete.json"  # {"source": sha256 of what was converted, "files": {name: sha256}}, written last
@@ -137,7 +137,7 @@ def cached_snapshot(hub_id: str, patterns: Sequence[str] = HUB_FILES) -> Path | 
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=True))
+        folder = Path(snapshot_download(**_pinned(hub_id), allow_patterns=list(patterns), local_files_only=True))
     except LocalEntryNotFoundError:
         return None
     if patterns is HUB_FILES:
@@ -148,12 +148,16 @@ def cached_snapshot(hub_id: str, patterns: Sequence[str] = HUB_FILES) -> Path | 
 def download(hub_id: str, patterns: Sequence[str]) -> Path:
     """Bring the files from the hub into its cache. AssetError with the reason when that fails."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
+        folder = Path(snapshot_download(**_pinned(hub_id), allow_patterns=list(patterns)))
     except GatedRepoError:
         raise AssetError(f"{hub_id} is gated, and this account may not read it") from None
+    except RevisionNotFoundError:
+        raise AssetError(
+            f"the hub has no revision {hub_id.partition('@')[2]!r} of {hub_id.partition('@')[0]}"
+        ) from None
     except RepositoryNotFoundError:
         raise AssetError(f"the hub has no {hub_id}, or it is private") from None
     except Exception as error:  # the classes of network errors differ between releases of the hub's client
@@ -161,6 +165,12 @@ def download(hub_id: str, patterns: Sequence[str]) -> Path:
     if patterns is HUB_FILES and (problem := _problem(folder)):
         raise AssetError(f"{hub_id} cannot be used: {problem}")
     return folder
+
+
+def _pinned(hub_id: str) -> dict[str, Any]:
+    """What the hub's client takes for `owner/name` or `owner/name@revision`."""
+    repository, _, revision = hub_id.partition("@")
+    return {"repo_id": repository, "revision": revision or None}
 
 
 def _problem(folder: Path) -> str | None:

@@ -302,3 +302,24 @@ def test_the_hub_comes_before_the_package_and_the_cache_before_the_hub(packaged,
     assert "owner/gated is gated" in origins[2]
     assert "accept its licence" in origins[2]
     assert "the hub has no owner/none" in origins[3]
+
+
+def test_a_revision_of_the_hub_is_pinned_and_named(llama, monkeypatch):
+    asked = []
+
+    def snapshot(repo_id, *, revision=None, **_):
+        asked.append((repo_id, revision))
+        return str(llama)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    resolved = resolve_model("owner/name@v1.0")
+    assert (resolved.name, resolved.folder) == ("owner/name@v1.0", llama)
+    resolve_model("owner/name")
+    assert asked == [("owner/name", "v1.0"), ("owner/name", None)]
+
+
+def test_a_revision_without_a_hub_says_what_to_do():
+    with pytest.raises(
+        AssetError, match=r"owner/name@v1\.0 cannot be had: .*the hub may not be asked or does not answer"
+    ):
+        resolve_model("owner/name@v1.0")
