@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from torch import nn
 
 from experiments.data.tokens import TokenizedData
 from experiments.disk import num_bytes, writing
@@ -22,14 +23,12 @@ from experiments.models.forward import Policy, Scored
 from experiments.models.loading import load_model, quiet_transformers
 from experiments.models.portable import make_portable
 from experiments.models.soundness import check_adapter
-from experiments.rewards.rollouts import RolloutSource
 from experiments.run_folder import RunFolder
 from experiments.runs import assembly
+from experiments.runs.cadence import Checkpoints
 from experiments.tracking import RunLog
-from experiments.training import checkpoint, kept_networks
+from experiments.training import kept_networks
 from experiments.training.trainer import Trainer
-
-CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,69 +91,19 @@ def train(
 
     `watch(step, policy)` may look at the policy after a step and end the training by an exception of its own.
     """
-    experiment, training, main = cell.experiment, cell.experiment.training, accelerator.is_main_process
-    files = cell.files
-    assert experiment.method is not None
-    assert experiment.method.lr is not None
-    assert experiment.seed is not None
-    training.check(experiment.name, experiment.method)
-    method, lr, seed = experiment.method.acting, experiment.method.lr, experiment.seed
-    experiment = dataclasses.replace(experiment, method=method)  # what is trained; the run tells of its whole method
+    spec, files, main = cell.experiment.spec, cell.files, accelerator.is_main_process
+    cell = dataclasses.replace(cell, experiment=_acting(cell.experiment))
+    experiment, sharded = cell.experiment, _is_sharded(cell.experiment, accelerator)
     reset_peak_memory()
-    sharded = sharding.is_asked_for() and accelerator.num_processes > 1
-    if sharded and method.on_policy:
-        raise ValueError(f"{experiment.name} samples from its policy, which no process of FSDP has whole: use DDP")
-    source = assembly.source_of(experiment, cell.model, cell.data, kept=files.players)
-    policy = begin(cell.model, experiment)
-    reference = assembly.reference_of(experiment, cell.model)
-    discriminators = files.out / "discriminators"
-    for model in (policy, reference):
-        if model is not None:
-            model.to(accelerator.device)
-    nets = assembly.nets_of(experiment, cell.model, cell.data, policy, reference, folder=discriminators)
-    if training.gradient_checkpointing:
-        policy.checkpoint_activations()
-    trainer = Trainer(
-        method,
-        policy,
-        source,
-        training,
-        seed=seed,
-        lr=lr,
-        stored=cell.stored,
-        reference=reference,
-        accelerator=sharding.Sharding(accelerator) if sharded else accelerator,
-        trouble=files.bad_batch,
-        scorers=nets,
-    )
-    saved = checkpoint.latest(files.checkpoint)
-    if saved is not None:
-        trainer.load(*saved)
-    facts = {
-        "started": now(),
-        "num_trainable": sum(p.numel() for p in policy.parameters() if p.requires_grad),
-        "num_processes": accelerator.num_processes,
-        "num_shards": accelerator.num_processes if sharded else 1,
-        "data_report": cell.data.report.as_dict(),
-        **environment(),
-    }
-    if marks := assembly.fixed(method, nets):
-        facts["discriminators"] = marks
+    trainer, nets = _assemble(cell, accelerator, sharded=sharded)
+    checkpoints = Checkpoints(files.checkpoint, trainer, every=cell.checkpoint_every, main=main, sharded=sharded)
+    checkpoints.resume()
+    facts = _facts(cell, trainer, nets, accelerator, sharded=sharded)
     if main:
-        files.write_spec(cell.experiment.spec)
+        files.write_spec(spec)
         files.write_manifest("running", facts)
         files.keep_steps(trainer.step_number)
-    last_saved = time.monotonic()
-
-    def save_if_due() -> None:
-        nonlocal last_saved
-        if main and cell.checkpoint_every is None and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
-            checkpoint.save(files.checkpoint, trainer.state(), trainer.step_number)
-            last_saved = time.monotonic()
-
-    if isinstance(source, RolloutSource):
-        source.on_work = save_if_due
-    while trainer.step_number < training.steps:
+    while trainer.step_number < experiment.training.steps:
         began = time.monotonic()
         try:
             metrics = trainer.step()
@@ -162,38 +111,107 @@ def train(
             if main:
                 files.write_manifest("failed", facts)
             raise
-        step = trainer.step_number
-        row = {"step": step, **metrics, "seconds": time.monotonic() - began}
-        due = step % cell.checkpoint_every == 0 if cell.checkpoint_every else began - last_saved > CHECKPOINT_SECONDS
         if main:
-            files.add_step(row)
-        if (sharding.agreed(due) if sharded else due) and step < training.steps:
-            state = trainer.state()  # of a sharded policy all processes must ask
-            last_saved = time.monotonic()
-            if main:
-                checkpoint.save(files.checkpoint, state, step)
-                if log is not None:  # what MLflow holds is never ahead of what a resume starts from
-                    log.catch_up(files.metrics)
-        progress(step, training.steps)
-        watch(step, policy)
-    if assembly.fixed(method, nets) != marks:
-        raise RuntimeError(f"a discriminator that {experiment.name} holds fixed has moved")
-    weights = sharding.whole_state(policy.model, keep=main) if sharded else None
+            files.add_step({"step": trainer.step_number, **metrics, "seconds": time.monotonic() - began})
+        if checkpoints.save_if_due(began) and main and log is not None:
+            log.catch_up(files.metrics)  # what MLflow holds is never ahead of what a resume starts from
+        progress(trainer.step_number, experiment.training.steps)
+        watch(trainer.step_number, trainer.policy)
+    _check_fixed(experiment, nets, facts)
+    _keep(cell, trainer, facts, main=main, sharded=sharded)
     if main:
-        with quiet_transformers(), writing(files.policy, _policy_bytes(policy, training), discard=True):
-            policy.model.save_pretrained(files.policy, state_dict=weights)
-            facts["base_model"] = make_portable(files.policy, cell.model).as_json()
-        kept_networks.save(files.players, trainer.players)
-        steps = list(files.steps())
-        spent = cost(
-            wall_seconds=sum(row["seconds"] for row in steps), num_tokens=int(sum(row["tokens"] for row in steps))
-        )
-        files.write_manifest("finished", {**facts, **spent})
-        checkpoint.discard(files.checkpoint)
+        checkpoints.discard()
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     # one process cannot run what lies in shards
-    return trained(cell, accelerator.device) if sharded and main else policy.eval()
+    return trained(cell, accelerator.device) if sharded and main else trainer.policy.eval()
+
+
+def _acting(experiment: Experiment) -> Experiment:
+    """The experiment with the parts that act, which are trained. ValueError for settings with which they cannot be."""
+    assert experiment.method is not None
+    experiment.training.check(experiment.name, experiment.method)
+    return dataclasses.replace(experiment, method=experiment.method.acting)
+
+
+def _is_sharded(experiment: Experiment, accelerator: Accelerator) -> bool:
+    """Whether the policy lies in shards, one a process. ValueError for a method that cannot be trained so."""
+    assert experiment.method is not None
+    sharded = sharding.is_asked_for() and accelerator.num_processes > 1
+    if sharded and experiment.method.on_policy:
+        raise ValueError(f"{experiment.name} samples from its policy, which no process of FSDP has whole: use DDP")
+    return sharded
+
+
+def _assemble(cell: Cell, accelerator: Accelerator, *, sharded: bool) -> tuple[Trainer, dict[str, nn.Module]]:
+    """The trainer before its first step, and the networks that read text, by part."""
+    experiment, files = cell.experiment, cell.files
+    assert experiment.method is not None
+    assert experiment.method.lr is not None
+    assert experiment.seed is not None
+    source = assembly.source_of(experiment, cell.model, cell.data, kept=files.players)
+    policy = begin(cell.model, experiment)
+    reference = assembly.reference_of(experiment, cell.model)
+    for model in (policy, reference):
+        if model is not None:
+            model.to(accelerator.device)
+    kept = files.out / "discriminators"  # one for all seeds and methods of a comparison
+    nets = assembly.nets_of(experiment, cell.model, cell.data, policy, reference, folder=kept)
+    if experiment.training.gradient_checkpointing:
+        policy.checkpoint_activations()
+    trainer = Trainer(
+        experiment.method,
+        policy,
+        source,
+        experiment.training,
+        seed=experiment.seed,
+        lr=experiment.method.lr,
+        stored=cell.stored,
+        reference=reference,
+        accelerator=sharding.Sharding(accelerator) if sharded else accelerator,
+        trouble=files.bad_batch,
+        scorers=nets,
+    )
+    return trainer, nets
+
+
+def _facts(
+    cell: Cell, trainer: Trainer, nets: dict[str, nn.Module], accelerator: Accelerator, *, sharded: bool
+) -> dict[str, Any]:
+    """What the manifest says of the run, whatever becomes of it."""
+    assert cell.experiment.method is not None
+    facts = {
+        "started": now(),
+        "num_trainable": sum(p.numel() for p in trainer.policy.parameters() if p.requires_grad),
+        "num_processes": accelerator.num_processes,
+        "num_shards": accelerator.num_processes if sharded else 1,
+        "data_report": cell.data.report.as_dict(),
+        **environment(),
+    }
+    marks = assembly.fixed(cell.experiment.method, nets)
+    return facts | ({"discriminators": marks} if marks else {})
+
+
+def _check_fixed(experiment: Experiment, nets: dict[str, nn.Module], facts: Mapping[str, Any]) -> None:
+    assert experiment.method is not None
+    if assembly.fixed(experiment.method, nets) != facts.get("discriminators", {}):
+        raise RuntimeError(f"a discriminator that {experiment.name} holds fixed has moved")
+
+
+def _keep(cell: Cell, trainer: Trainer, facts: Mapping[str, Any], *, main: bool, sharded: bool) -> None:
+    """Write the policy, the networks that were trained against it, and what the run cost."""
+    files, policy = cell.files, trainer.policy
+    weights = sharding.whole_state(policy.model, keep=main) if sharded else None  # all processes must ask
+    if not main:
+        return
+    size = _policy_bytes(policy, cell.experiment.training)
+    with quiet_transformers(), writing(files.policy, size, discard=True):
+        policy.model.save_pretrained(files.policy, state_dict=weights)
+        base_model = make_portable(files.policy, cell.model).as_json()
+    kept_networks.save(files.players, trainer.players)
+    steps = list(files.steps())
+    spent = cost(wall_seconds=sum(row["seconds"] for row in steps), num_tokens=int(sum(row["tokens"] for row in steps)))
+    files.write_manifest("finished", {**facts, "base_model": base_model, **spent})
 
 
 def _policy_bytes(policy: Policy, training: Training) -> int:

@@ -125,7 +125,7 @@ def test_a_run_killed_in_the_middle_of_a_fit_goes_on_from_there(
             if len(fits) == 2:
                 raise Interrupted
 
-    monkeypatch.setattr("experiments.runs.cell.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr("experiments.runs.cadence.SECONDS", -1.0)
     monkeypatch.setattr(checkpoint, "save", killed)
     with pytest.raises(Interrupted):
         train(resumed, accelerator=Accelerator())
