@@ -18,6 +18,8 @@ def test_a_tag_follows_the_data_and_its_views(device):
     assert (made @ made.T)[0].device == CUDA
     assert made.cpu().device.type == "cpu"
     assert torch.zeros(2).to(made).device == CUDA
+    assert made.new_tensor(1.0).device == made.new_zeros(2).device == CUDA
+    assert torch.zeros(2).new_tensor(1.0).device.type == "cpu"
     assert torch.zeros(2).device.type == "cpu"
 
 
