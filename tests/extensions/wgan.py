@@ -15,6 +15,7 @@ from methods.discriminators import MLPDiscriminator
 from methods.gan import States, join
 from methods.types import Batch, Blocks, Loss, Need, Outputs, Role, mean_metrics
 from registry import Paper, tunable
+from registry.fields import bounded
 
 PAPER = Paper(title="Wasserstein GAN", arxiv="1701.07875", year=2017)
 
@@ -41,10 +42,10 @@ class Wasserstein:
     needs: ClassVar[frozenset[Need]] = frozenset({"reference", "hidden"})
     learns: ClassVar[bool] = True
 
-    weight: float = tunable(1.0, FloatDistribution(0.01, 10.0, log=True))
+    weight: float = tunable(1.0, FloatDistribution(0.01, 10.0, log=True), low=0)
     lr: float | None = tunable(None, FloatDistribution(1e-7, 1e-3, log=True))  # None: half the policy's
-    width: int = 512
-    update_every: int = 1
+    width: int = bounded(512, low=1)
+    update_every: int = bounded(1, low=1)
 
     def build(self, hidden_size: int) -> StateCritic:
         return StateCritic(hidden_size, width=self.width)
