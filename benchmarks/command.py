@@ -10,6 +10,7 @@ An error that this program did not word itself is written with its traceback to 
 from __future__ import annotations
 
 import contextlib
+import io
 import linecache
 import os
 import signal
@@ -38,6 +39,9 @@ class Terminated(KeyboardInterrupt):
 
 def guarded(command: Callable[[], int], *, out: Path = DEFAULT_OUT) -> int:
     """The exit status of `command`, whatever it raises, told in one line. `out/errors` takes full tracebacks."""
+    for stream in (sys.stdout, sys.stderr):  # a locale that knows no such letter must not end a run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         with _terminating():
             return command()

@@ -117,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _write_page() -> int:
     text = "\n".join(f"- {assumption}" for assumption in ASSUMED)
-    PAGE.write_text(TABLE.sub(lambda _: f"Assumed:\n\n{text}\n\n{table()}", PAGE.read_text()))
+    page = TABLE.sub(lambda _: f"Assumed:\n\n{text}\n\n{table()}", PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(page, encoding="utf-8")
     return 0
 
 

@@ -48,10 +48,13 @@ def search(config: SearchConfig, *, dry_run: bool = False) -> int:
     """Runs the search, after its options are read."""
     from rich.console import Console
 
+    from benchmarks.comparison.execution import check_output
     from experiments.mirror import open_mirror
 
     console = Console(stderr=True, quiet=WORKER in os.environ)
     arms, output = _arms(config), config.output
+    if not dry_run:
+        check_output(output)
     mirror = None if dry_run else open_mirror(output.tracking_uri, output.folder, functools.partial(_say, console))
     try:
         return _search(config, arms, console, mirror, dry_run=dry_run)

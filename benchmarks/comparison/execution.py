@@ -8,7 +8,7 @@ from rich.console import Console
 
 from benchmarks.comparison import grid
 from benchmarks.comparison.comparison import resolve
-from benchmarks.comparison.config import ComparisonConfig
+from benchmarks.comparison.config import ComparisonConfig, OutputConfig
 from benchmarks.comparison.progress import LOG, PATIENCE, Progress
 from experiments.runs.cell import Cell
 
@@ -18,6 +18,7 @@ def execute(config: ComparisonConfig, console: Console) -> list[Cell]:
 
     Raises whatever went wrong; `benchmarks.command.guarded` tells it on the command line.
     """
+    check_output(config.output)
     kind, on_ray = grid.Grid, config.execution.executor == "ray"
     if on_ray:
         from benchmarks.comparison.cluster import ClusterGrid
@@ -28,3 +29,13 @@ def execute(config: ComparisonConfig, console: Console) -> list[Cell]:
         progress.phase("preparing model and data", after=PATIENCE)
         comparison = resolve(config)
     return grid.run(comparison, console, kind, progress)
+
+
+def check_output(output: OutputConfig) -> None:
+    """ValueError, before any work, for a folder that cannot be written or that no tracking database can lie in."""
+    from experiments.disk import check_folder
+    from experiments.tracking import default_uri
+
+    check_folder(output.folder)
+    if output.tracking_uri is None:
+        default_uri(output.folder)

@@ -139,6 +139,8 @@ def compare_rows(entries: Mapping[str, Sequence[Evaluation]]) -> list[tuple[Colu
             value: {
                 name: _known(fixed[value], len(set(clusters)))
                 if name == UNTRAINED and value in fixed
+                else _alone(scores)
+                if len(set(clusters)) < 2
                 else _settled(mean_interval(scores, rng=_rng(), clusters=clusters, share=value in shares))
                 for name, scores in values[value].items()
             }
@@ -239,7 +241,19 @@ def _compare(
     """Every pair of rows: the family, named by what was run, all of it."""
     names = [name for name in rows if name not in without]
     family = [(b, a) for index, a in enumerate(names) for b in names[index + 1 :]]
+    if len(set(clusters)) < 2:
+        return {(a, b): Difference(**vars(_alone(rows[a], rows[b])), p_value=None) for a, b in family}
     return compare(rows, family, rng=_rng(), clusters=clusters) if family else {}
+
+
+def _alone(*rows: Scores) -> Interval:
+    """The mean of a row on a single prompt, or the difference of two: one prompt says nothing of others, so it has no
+    interval.
+    """
+    means = [float(np.mean(scores)) for scores in rows]
+    estimate = means[0] - sum(means[1:])
+    seeds = tuple(len(scores) if np.ndim(scores) == 2 else 0 for scores in rows)
+    return Interval(estimate, estimate, estimate, 0.0, 1.0, seeds, 1, claims=False)
 
 
 def _known(value: float, num_prompts: int) -> Interval:

@@ -56,7 +56,7 @@ def make_portable(folder: Path, model: Any) -> BaseModel:
         load_tokenizer(resolved).save_pretrained(folder)
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
-        settings = json.loads(adapter.read_text()) | {"task_type": "CAUSAL_LM", "auto_mapping": None}
+        settings = json.loads(adapter.read_text(encoding="utf-8")) | {"task_type": "CAUSAL_LM", "auto_mapping": None}
         write_json(adapter, settings | {"base_model_name_or_path": base.name, "revision": base.revision})
     (folder / "README.md").unlink(missing_ok=True)  # peft's, which names a path
     return base

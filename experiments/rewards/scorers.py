@@ -181,6 +181,6 @@ def _train(
 
 def _is_whole(path: Path, facts: Path) -> bool:
     try:
-        return bool(json.loads(facts.read_text())["sha256"] == file_sha256(path))
+        return bool(json.loads(facts.read_text(encoding="utf-8"))["sha256"] == file_sha256(path))
     except (OSError, ValueError, KeyError, TypeError):
         return False
