@@ -62,7 +62,7 @@ class LatentAdversary:
 
     weight: float = tunable(1.0, FloatDistribution(0.01, 10.0, log=True), low=0)  # λ
     decay: float = tunable(0.9, FloatDistribution(0.0, 0.99), low=0, below=1)  # α, of the running means
-    lr: float | None = tunable(None, FloatDistribution(1e-7, 1e-3, log=True))  # None: half the policy's
+    lr: float | None = tunable(None, FloatDistribution(1e-7, 1e-3, log=True), low=0)  # None: half the policy's
     discriminator: Literal["transformer", "mlp", "mse"] = "transformer"
     generator_loss: Literal["non_saturating", "saturating"] = "non_saturating"
     pooling: Literal["completion", "everything"] = "completion"  # everything: prompt and padding too

@@ -249,7 +249,7 @@ class Method:
     objective: Objective
     regularizers: tuple[Regularizer, ...] = ()
     sampling: Sampling = Sampling()
-    lr: float | None = tunable(None, FloatDistribution(1e-7, 1e-3, log=True))  # the policy's; None: the preset's
+    lr: float | None = tunable(None, FloatDistribution(1e-7, 1e-3, log=True), low=0)  # the policy's; None: the preset's
 
     @property
     def parts(self) -> Mapping[str, Any]:

@@ -57,7 +57,6 @@ def test_zero_is_refused_where_only_more_is_permitted(part, field):
     ("method", "name", "value", "said"),
     [
         ("dpo", "dpo.beta", "0", r"dpo\.beta must be above 0, not 0\.0"),
-        ("dpo", "lr", "0", r"lr must be above 0, not 0\.0"),
         ("dpo", "label_smoothing", "0.5", r"dpo\.label_smoothing must be below 0\.5"),
         ("ganpo_dpo", "latent.decay", "1", r"latent\.decay must be below 1"),
         ("chord", "mu_start", "1.5", r"chord\.mu_start must be at most 1"),

@@ -116,7 +116,7 @@ def test_tasks_that_the_data_has_no_rows_for_are_left_out_or_refused_before_anyt
     rows = [{"prompt": f"Say {i}.", "completion": f"{i}."} for i in range(40)]
     (tmp_path / "demos.json").write_text(json.dumps(rows))
     words = ["--model", str(save_tiny("llama3", tmp_path / "model")), "--dataset", str(tmp_path / "demos.json")]
-    words += ["--methods", "sft", "--out", str(tmp_path)]
+    words += ["--methods", "sft", "--max-new-tokens", "64", "--out", str(tmp_path)]
     assert [task.name for task in resolve(config(*words)).tasks] == ["ifeval"]
     for task in ("held_out", "reward_model"):
         with pytest.raises(ValueError, match=rf"no held-out pairs are left in demos .demonstrations., which {task}"):
@@ -128,7 +128,13 @@ def test_columns_are_options_of_run_and_search_and_part_of_the_configuration(tmp
     (tmp_path / "pairs.json").write_text(json.dumps(rows))
     words = ["--columns", "prompt=ask,chosen=yes", "--columns", "rejected=no", "--ignore-columns", "images"]
     made = config(
-        "--model", str(save_tiny("llama3", tmp_path / "model")), "--dataset", str(tmp_path / "pairs.json"), *words
+        "--model",
+        str(save_tiny("llama3", tmp_path / "model")),
+        "--dataset",
+        str(tmp_path / "pairs.json"),
+        *words,
+        "--max-new-tokens",
+        "64",
     )
     assert made.data.columns == {"prompt": "ask", "chosen": "yes", "rejected": "no"}
     assert resolve(made).data.report.unused_columns == {"images": "ignored as told"}
