@@ -9,7 +9,11 @@ import benchmarks
 
 FOLDER = Path(benchmarks.__file__).parent
 COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if '__name__ == "__main__"' in path.read_text())
-REQUIRED = {"alpaca_eval": ["--annotations", "a.csv"], "make_constraints": ["--out", "a_folder"]}
+REQUIRED = {
+    "alpaca_eval": ["--annotations", "a.csv"],
+    "export": ["a_run"],
+    "make_constraints": ["--out", "a_folder"],
+}
 
 
 def told(command, words, capsys):
@@ -23,7 +27,7 @@ def told(command, words, capsys):
 
 
 def test_the_commands_are_those_that_are_known():
-    known = {"alpaca_eval", "leaderboard", "make_constraints", "reproduce", "run", "scale", "search", "speed"}
+    known = {"alpaca_eval", "export", "leaderboard", "make_constraints", "reproduce", "run", "scale", "search", "speed"}
     assert set(COMMANDS) == known
 
 

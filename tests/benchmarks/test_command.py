@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks import alpaca_eval, leaderboard, make_constraints, reproduce, run, scale, search, speed
+from benchmarks import alpaca_eval, export, leaderboard, make_constraints, reproduce, run, scale, search, speed
 from benchmarks.command import STOPPED, guarded
 from experiments.disk import DiskFull
 from registry.assets import AssetError
@@ -117,6 +117,7 @@ def test_a_traceback_that_has_no_folder_goes_to_the_temporary_one(capsys, tmp_pa
         (leaderboard, [], "benchmarks.leaderboard._rebuild"),
         (make_constraints, [], "benchmarks.make_constraints._run"),
         (alpaca_eval, ["--annotations", "x.csv"], "benchmarks.alpaca_eval._control"),
+        (export, ["a_run"], "benchmarks.reporting.exported.run_at"),
         (speed, [], "benchmarks.speed._measure"),
         (scale, [], "benchmarks.scale._write_page"),
     ],
@@ -140,6 +141,7 @@ def test_every_command_is_among_those_tested():
         "search",
         "reproduce",
         "leaderboard",
+        "export",
         "make_constraints",
         "alpaca_eval",
         "speed",

@@ -323,7 +323,7 @@ def test_presets_share_what_was_trained_and_an_arm_starts_from_anothers_policy(t
     here += ["--max-steps=2", "--batch-size=4", "--max-length=96", "--seeds=0,1"]
     scale = Scale(
         config=ComparisonConfig(),
-        measures={"quality": Measure(task="held_out", value="accuracy")},
+        measures={"quality": Measure(task="held_out", value="relative")},
         settings={"lr": "1e-3"},
     )
     one = dataclasses.replace(claiming(Claim(first="ganpo_dpo", second="dpo")), name="one", scales={"small": scale})

@@ -70,7 +70,7 @@ def test_a_grid_is_the_product_of_its_lists_and_of_nothing_else():
         ("kto.lr=1:2", ValueError, "names no method of this search"),
         ("dpo.betta=0.1:0.2", KeyError, "did you mean"),
         ("dpo.beta=0.2:0.1", ValueError, "is no range"),
-        ("dpo.beta=0:1:log", ValueError, "is no range"),
+        ("dpo.beta=0:1:log", ValueError, "must be above 0"),
         ("dpo.beta=0.1:1:lin", ValueError, "is no range"),
         ("dpo.beta=a,b", ValueError, "needs a value of type float"),
         ("ganpo_dpo.latent.discriminator=mlp:mse", ValueError, "is no number"),
