@@ -45,7 +45,7 @@ ASSUMED = (
 
 def machine(flops: float) -> Machine:
     """One GPU."""
-    return Machine(flops=flops, bandwidth=BANDWIDTH, free_bytes=int(GPU_BYTES))
+    return Machine(flops=flops, bandwidth=BANDWIDTH, free_bytes=int(GPU_BYTES), device="cuda")
 
 
 def gpu_bytes(name: str) -> int:
@@ -56,6 +56,7 @@ def gpu_bytes(name: str) -> int:
         meta_model(MODEL),
         longest_row_tokens=LONGEST,
         completion_tokens=LONGEST_COMPLETION,
+        device="cuda",
     )
     return found.in_shards(GPUS, costs.gathered_bytes(meta_model(MODEL))).total
 

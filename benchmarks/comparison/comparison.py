@@ -276,7 +276,12 @@ def planned(comparison: RunPlan, cells: Sequence[tuple[str, int | None, str]]) -
         default = flatten(resolve_method(tuned_methods.plain(name)).spec)
         longest = facts.longest_tokens
         memory = costs.memory(
-            method, training, model, longest_row_tokens=longest, completion_tokens=max(1, longest // 2)
+            method,
+            training,
+            model,
+            longest_row_tokens=longest,
+            completion_tokens=max(1, longest // 2),
+            device=machine.device,
         ).in_shards(sharding.num_shards(), costs.gathered_bytes(model))
         duration = costs.seconds(
             method,

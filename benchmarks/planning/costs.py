@@ -8,11 +8,12 @@ Time is rough (a factor of two either way): operations over what a short matrix 
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.planning.machine import Machine
+from benchmarks.tasks.responses import BATCH_SIZE
 from registry.encoders import ENCODERS
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from experiments.experiment import Training
     from methods.protocols import Learner, Method
+    from methods.types import Role
 
 FLOAT = 4  # bytes
 MOMENTS = 2  # AdamW keeps two numbers a parameter
@@ -31,14 +33,16 @@ SETS = 3  # of hidden states that one discriminator looks at: policy's and two o
 # Of this machine's measured speed; docs/speed.json has what it predicts of SmolLM2-135M's steps and generation
 EFFICIENCY = 0.4
 GENERATION_EFFICIENCY = 0.25  # lower: each step is many small operations
-BATCH = 16  # prompts that are generated for together
+LIBRARIES = 500_000_000  # resident once torch, transformers, peft and MLflow are imported: .44 to .51 GB measured
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
     """Bytes at the peak of one cell, by what takes them. `Memory(weights=538_060_032, activations=…).total`.
 
-    `discriminators` are all networks that play against the policy or reward it.
+    `discriminators` are all networks that play against the policy or reward it; `generation` is what sampling takes
+    above the activations, which are gone by then. `libraries` is the interpreter with what it has imported: on a GPU,
+    whose memory they do not take, it is 0.
     """
 
     weights: int = 0
@@ -47,6 +51,8 @@ class Memory:
     activations: int = 0
     reference: int = 0
     discriminators: int = 0
+    generation: int = 0
+    libraries: int = 0
 
     @property
     def total(self) -> int:
@@ -96,11 +102,12 @@ def memory(
     longest_row_tokens: int,
     completion_tokens: int,
     sequences_per_row: int | None = None,
+    device: str = "cpu",
 ) -> Memory:
     """The peak of one cell; `model` may be on the meta device, a method of None is the untrained model.
 
     `longest_row_tokens` and `completion_tokens` are the longest of one sequence: the worst micro-batch is made of
-    nothing else. A row is as many sequences as the method reads roles, if `sequences_per_row` does not say otherwise
+    nothing else. A row is as many sequences as the method has trained roles, unless `sequences_per_row` says otherwise
     (unpaired data has one role fewer). What autograd keeps of an encoder that reads text is left out: it learns between
     the updates of the policy, when the policy's activations are gone.
     """
@@ -108,13 +115,15 @@ def memory(
 
     weights = FLOAT * sum(parameter.numel() for parameter in model.parameters())
     rows = training.micro_batch_size or training.batch_size
-    own = sequences_per_row or (_sequences(method) if method else 1)
+    own = sequences_per_row or (_sequences(method, method.trained_roles) if method else 1)
     # the trainer takes fewer rows at a time where each has many samples
     sequences = max(own, 2 * rows) if method and method.on_policy and own > 2 else rows * own
     shape = {"tokens": sequences * longest_row_tokens, "length": longest_row_tokens}
     completions = sequences * completion_tokens
+    libraries = LIBRARIES if device == "cpu" else 0
     if method is None:
-        return Memory(weights=weights, activations=_layer_bytes(model, training, **shape) + _head(model, completions))
+        activations = _layer_bytes(model, training, **shape) + _head(model, completions)
+        return Memory(weights=weights, activations=activations, libraries=libraries)
     trained = FLOAT * num_trainable(model, training.lora_rank)
     hidden = _needs_hidden(method)
     seen = rows * SETS * (longest_row_tokens if method.needs("padded_hidden") else completion_tokens)
@@ -122,14 +131,18 @@ def memory(
     for size, outputs, learns in _networks(method, model):
         discriminators += FLOAT * (size * (1 + (1 + MOMENTS if learns else 0)) + outputs * seen)
     discriminators += sum(FLOAT * size * (2 + MOMENTS) for size, _ in _encoders(method))
+    activations = _activations(model, training, hidden=hidden, **shape) + _head(model, completions)
+    sampling = _sampling(method, training, model, longest_row_tokens - completion_tokens, device)
     return Memory(
         weights=weights if training.lora_rank is None else weights + trained,
         gradients=trained,
         optimizer=MOMENTS * trained,
-        activations=_activations(model, training, hidden=hidden, **shape) + _head(model, completions),
+        activations=activations,
         # adapters are switched off instead
         reference=weights if runs_reference(method) and training.lora_rank is None else 0,
         discriminators=discriminators,
+        generation=max(0, sampling - activations),
+        libraries=libraries,
     )
 
 
@@ -152,7 +165,7 @@ def seconds(
     from experiments.runs.assembly import runs_reference
 
     rows = training.steps * training.batch_size
-    sequences = sequences_per_row or _sequences(method)
+    sequences = sequences_per_row or _sequences(method, method.forwards)
     prompt = mean_row_tokens - mean_completion_tokens
     if method.needs("padded_hidden"):
         backbone = rows * sequences * _backbone_flops(model, mean_row_tokens)
@@ -175,14 +188,16 @@ def seconds(
     sampling = 0.0
     if method.on_policy:
         longest = method.sampling.max_new_tokens
-        sampling = generation_seconds(model, machine, num_prompts=drawn, max_new_tokens=longest)
+        sampling = generation_seconds(
+            model, machine, num_prompts=drawn, max_new_tokens=longest, together=_decoded_together(machine.device)
+        )
     return total / (EFFICIENCY * machine.flops) + updating + sampling
 
 
-def _sequences(method: Method) -> int:
+def _sequences(method: Method, roles: Sequence[Role]) -> int:
     """Number of sequences of one row in an update: one a role, and the samples that are kept."""
     kept = {"all": method.sampling.num_generations, "best": 1, "pair": 0}[method.sampling.keep]
-    return sum(kept if role == "sampled" else 1 for role in method.forwards)
+    return sum(kept if role == "sampled" else 1 for role in roles)
 
 
 def scoring_seconds(model: PreTrainedModel, machine: Machine, *, num_sequences: int, mean_row_tokens: float) -> float:
@@ -190,15 +205,48 @@ def scoring_seconds(model: PreTrainedModel, machine: Machine, *, num_sequences: 
     return num_sequences * _backbone_flops(model, mean_row_tokens) / (EFFICIENCY * machine.flops)
 
 
-def generation_seconds(model: PreTrainedModel, machine: Machine, *, num_prompts: int, max_new_tokens: int) -> float:
-    """Seconds of generation, roughly: every step reads all weights once for a batch, and no response ends before its
-    limit.
+def generation_seconds(
+    model: PreTrainedModel, machine: Machine, *, num_prompts: int, max_new_tokens: int, together: int = BATCH_SIZE
+) -> float:
+    """Seconds of generation, roughly: every step reads all weights once for `together` responses, as many as a task
+    has in the making unless told, and no response ends before its limit.
     """
     size = sum(parameter.numel() for parameter in model.parameters())
-    rounds = -(-num_prompts // BATCH) * max_new_tokens
+    rounds = -(-num_prompts // together) * max_new_tokens
     reading = rounds * size * FLOAT / machine.bandwidth
     computing = num_prompts * max_new_tokens * 2 * size / machine.flops
     return (reading + computing) / GENERATION_EFFICIENCY
+
+
+def _decoded_together(device: str) -> int:
+    """How many responses a training method's sampler has in the making."""
+    from experiments.rewards.rollouts import DECODED_TOGETHER
+
+    return DECODED_TOGETHER.get(device, DECODED_TOGETHER["cuda"])
+
+
+def _sampling(method: Method, training: Training, model: PreTrainedModel, prompt_tokens: int, device: str) -> int:
+    """Bytes that drawing samples takes at its peak, beside weights and moments; 0 for a method that draws none.
+
+    They are keys and values, the last logits (as logits, and in float64 probabilities and their sum), on a CPU the
+    copy of the weights that oneDNN packs, and the weights that an adapter is merged into, kept to be put back.
+    """
+    from experiments.models.packed_linear import MAX_COPY
+
+    if not method.on_policy:
+        return 0
+    given: Any = model  # its methods have no types
+    rows, config = _decoded_together(device), given.config
+    _, attention, _, layers = _sizes(model)
+    heads = config.num_attention_heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    length = prompt_tokens + method.sampling.max_new_tokens
+    cache: int = 2 * FLOAT * layers * (attention * shared // heads) * rows * length
+    linears = FLOAT * sum(layer.weight.numel() for layer in _linears(model))
+    head = FLOAT * int(given.get_output_embeddings().weight.numel())
+    packed = linears + head if device == "cpu" and linears + head <= MAX_COPY else 0
+    kept = 0 if training.lora_rank is None else linears
+    return cache + (FLOAT + 2 * 8) * rows * int(config.vocab_size) + packed + kept
 
 
 def _needs_hidden(method: Method) -> bool:

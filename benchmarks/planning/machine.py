@@ -14,16 +14,24 @@ from experiments.experiment import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Operations and bytes a second; bytes of memory that are free."""
+    """Operations and bytes a second; bytes of memory that are free, on a device of type "cpu" or "cuda"."""
 
     flops: float
     bandwidth: float
     free_bytes: int
+    device: str = "cpu"
 
 
 def this_machine(precision: Precision = "float32") -> Machine:
     """Measured in about a third of a second, once a process."""
-    return Machine(flops=machine_flops(precision), bandwidth=machine_bandwidth(), free_bytes=available_memory())
+    import torch
+
+    return Machine(
+        flops=machine_flops(precision),
+        bandwidth=machine_bandwidth(),
+        free_bytes=available_memory(),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
 
 
 @functools.cache

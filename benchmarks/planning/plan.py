@@ -18,7 +18,15 @@ from benchmarks.planning.disk import DiskVerdict
 if TYPE_CHECKING:
     from experiments.experiment import Training
 
-NARROW = {"activations": "activ-\nations", "discriminators": "discrimi-\nnators"}  # headings that fit 80 columns
+NARROW = {
+    "gradients": "gradi-\nents",
+    "optimizer": "opti-\nmizer",
+    "activations": "activ-\nations",
+    "reference": "refer-\nence",
+    "discriminators": "discrimi-\nnators",
+    "generation": "gener-\nation",
+    "libraries": "libra-\nries",
+}  # headings that fit 80 columns
 FINISHED, TRAINED = "finished", "to evaluate"
 
 

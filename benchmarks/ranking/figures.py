@@ -114,7 +114,7 @@ def clock(number: float | None) -> str:
 
 
 def memory(number: float | None) -> str:
-    return NONE if number is None else f"{number / 2**30:.2f} GiB"
+    return NONE if number is None else f"{number / 1e9:.2f} GB"
 
 
 def per_cent(fraction: float | None) -> str:
