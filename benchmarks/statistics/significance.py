@@ -9,7 +9,8 @@ interaction of seeds with prompts counts three times (Owen 2007, arXiv:0712.1111
 seed × prompt table correct both, and Student's t with Welch–Satterthwaite degrees of freedom replaces the normal.
 Settled by simulated coverage, which the test suite repeats: over 3 to 10 seeds (also 3 against 10, and rows without
 seeds), pass rates from .02 to .97, 200 and 541 prompts and standard deviations of a seed up to .06, equal methods are
-declared different in at most 5.3 % of comparisons, and intervals of single rows cover 93.4 to 97.7 %.
+declared different in about 5 % of comparisons, and intervals of single rows cover about 95 %
+(simulated; the slow tests of the suite hold the limits).
 
 Seeds count as independent between methods. What methods share under one seed (the order of the data) makes their runs
 more alike, so these intervals err on the wide side; `paired_seeds=True` takes seed i of both as one pair, which is
